@@ -1,0 +1,62 @@
+# Every chore is one word. `make help` lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+CORE := requirements/core.txt
+DEV := requirements/dev.txt
+# A stamp carries the lock's hash in its name, so that a changed lock is installed anew and an unchanged one never is.
+CORE_STAMP := .venv/core-$(shell cksum $(CORE) requirements/uv.txt pyproject.toml | cksum | cut -d' ' -f1)
+DEV_STAMP := .venv/dev-$(shell cksum $(DEV) requirements/uv.txt pyproject.toml | cksum | cut -d' ' -f1)
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+
+.PHONY: help demo test conformance lint types format bench lock clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.venv/bin/uv:
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+
+$(CORE_STAMP): | .venv/bin/uv
+	$(INSTALL) --require-hashes -r $(CORE)
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV_STAMP): | .venv/bin/uv
+	$(INSTALL) --require-hashes -r $(DEV)
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(CORE_STAMP)  ## the main job on text that every Python carries; no key, no network
+	$(BIN)/penstock demo
+
+test: $(DEV_STAMP) lint types  ## lint, types, import contracts and all fast tests
+	$(BIN)/pytest -n auto --dist worksteal -m "not conformance"
+
+conformance: $(DEV_STAMP)  ## the slow proofs: kill loops, a million rows, real clients
+	$(BIN)/pytest -m conformance
+
+lint: $(DEV_STAMP)  ## ruff and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+
+types: $(DEV_STAMP)  ## mypy, strict
+	$(BIN)/mypy
+
+format: $(DEV_STAMP)  ## let ruff rewrite what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(DEV_STAMP)  ## what a call costs beside the bare floor
+	$(BIN)/python bench/calls.py
+
+lock: | .venv/bin/uv  ## compile the requirements again
+	$(COMPILE) requirements/uv.in -o requirements/uv.txt
+	$(COMPILE) requirements/dev.in pyproject.toml -o $(DEV)
+	$(COMPILE) -c $(DEV) requirements/build.in pyproject.toml -o $(CORE)
+
+clean:  ## forget the environment and the caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

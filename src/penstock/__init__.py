@@ -1,0 +1,78 @@
+"""Penstock: many LLM API calls, as fast as the limits allow, nothing lost, nothing paid twice.
+
+Names are loaded at their first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from penstock.client import Client as Client
+    from penstock.errors import BadAnswer as BadAnswer
+    from penstock.errors import DeadlineExceeded as DeadlineExceeded
+    from penstock.errors import InputError as InputError
+    from penstock.errors import LedgerFailed as LedgerFailed
+    from penstock.errors import LedgerLocked as LedgerLocked
+    from penstock.errors import LoopMismatch as LoopMismatch
+    from penstock.errors import NoAnswer as NoAnswer
+    from penstock.errors import NotSent as NotSent
+    from penstock.errors import OutputRefused as OutputRefused
+    from penstock.errors import PenstockError as PenstockError
+    from penstock.errors import Refused as Refused
+    from penstock.errors import RequestError as RequestError
+    from penstock.errors import RunChanged as RunChanged
+    from penstock.errors import RunStopped as RunStopped
+    from penstock.errors import Throttled as Throttled
+    from penstock.errors import Unavailable as Unavailable
+    from penstock.errors import UsageError as UsageError
+    from penstock.options import Limits as Limits
+    from penstock.records import Request as Request
+    from penstock.records import Response as Response
+    from penstock.records import Result as Result
+    from penstock.records import ToolCall as ToolCall
+    from penstock.records import Usage as Usage
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "penstock.client": ("Client",),
+    "penstock.options": ("Limits",),
+    "penstock.records": ("Request", "Response", "Result", "ToolCall", "Usage"),
+    "penstock.errors": (
+        "PenstockError",
+        "UsageError",
+        "InputError",
+        "OutputRefused",
+        "RunChanged",
+        "LedgerLocked",
+        "RunStopped",
+        "LedgerFailed",
+        "LoopMismatch",
+        "RequestError",
+        "NotSent",
+        "NoAnswer",
+        "Throttled",
+        "Unavailable",
+        "Refused",
+        "BadAnswer",
+        "DeadlineExceeded",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: PLE0604  the table above is the list
+    *_HOME_OF,
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'penstock' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

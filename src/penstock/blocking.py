@@ -1,0 +1,122 @@
+"""The Client for code without an event loop: scripts, threads, notebooks. One thread with a loop; no second implementation.
+
+    from penstock.blocking import Client
+
+    with Client("openai/gpt-5-mini") as client:
+        for result in client.map(rows, prompt="Summarise: {text}"): ...
+
+Ctrl-C and an abandoned iterator cancel what is under way; an exit without `close()` closes too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from concurrent.futures import CancelledError, Future
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from penstock.client import Client as AsyncClient
+from penstock.client import Prompt
+from penstock.records import Response, Result
+
+T = TypeVar("T")
+
+
+class _Loop:
+    """A loop in a daemon thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = _new_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="penstock-loop", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The value of a coroutine. An interrupt of the waiting thread cancels it, and waits until it is gone."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            _cancel(future)
+            raise
+
+    def close(self) -> None:
+        if self._loop.is_closed():
+            return
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+
+def _cancel(future: Future[Any]) -> None:
+    if not future.done():
+        future.cancel()
+
+
+class Client:
+    """`penstock.Client` without `async`: the same arguments, the same names, the same results."""
+
+    def __init__(self, model: str, **options: Any) -> None:
+        self._client = AsyncClient(model, **options)
+        self._loop = _Loop()
+        # At exit daemon threads are frozen, not ended: the finalizer runs before that and closes connections and ledgers.
+        self._finalizer = weakref.finalize(self, _close, self._client, self._loop)
+
+    def __repr__(self) -> str:
+        return f"<blocking {self._client!r}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection and end the thread. Calling it twice does no harm."""
+        self._finalizer()
+
+    def generate(self, prompt: Prompt, **options: Any) -> Response:
+        """See `penstock.Client.generate`."""
+        return self._loop.run(self._client.generate(prompt, **options))
+
+    def map(self, rows: Iterable[Any], **options: Any) -> Generator[Result, None, None]:
+        """See `penstock.Client.map`."""
+        results = self._client.map(rows, **options)
+        try:
+            while True:
+                try:
+                    yield self._loop.run(_next(results.__anext__))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._loop.run(results.aclose())
+
+    def gather(self, prompts: Iterable[Any], **options: Any) -> list[Result]:
+        """See `penstock.Client.gather`."""
+        return self._loop.run(self._client.gather(prompts, **options))
+
+
+async def _next(step: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    return await step()
+
+
+def _close(client: AsyncClient, loop: _Loop) -> None:
+    try:
+        loop.run(client.aclose())
+    except CancelledError:
+        pass  # interrupted while closing: the loop is closed below all the same
+    finally:
+        loop.close()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # Windows has none
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

@@ -1,0 +1,82 @@
+"""Options that several commands share, and how text from the command line becomes a value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def chain(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, shown in the order given."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+POSITIVE = click.FloatRange(min=0, min_open=True)
+COUNT = click.IntRange(min=1)
+
+model_options = chain(
+    click.option("-m", "--model", required=True, metavar="PROVIDER/MODEL", help="For example openai/gpt-5-mini."),
+    click.option("--base-url", metavar="URL", help="Another server of the same protocol, with its /v1."),
+)
+asking_options = chain(
+    click.option("--system", metavar="TEXT", help="System message for rows that have none."),
+    click.option("--max-tokens", type=COUNT, metavar="N", help="Longest answer, in tokens."),
+    click.option("--temperature", type=click.FloatRange(min=0), metavar="T", help="Sampling temperature."),
+    click.option(
+        "--param", "params", multiple=True, metavar="KEY=VALUE", help="Any other field of the body (JSON or text)."
+    ),
+)
+patience_options = chain(
+    click.option("--max-retries", type=click.IntRange(min=0), default=5, show_default=True, help="Retries of a row."),
+    click.option("--timeout", type=POSITIVE, metavar="S", help="Longest attempt, in seconds."),
+    click.option("--deadline", type=POSITIVE, metavar="S", help="Longest row with all its attempts, in seconds."),
+)
+
+
+def params_of(pairs: Sequence[str], max_tokens: int | None, temperature: float | None) -> dict[str, Any]:
+    """The parameters of the body; a value that is JSON is meant as JSON, any other is text."""
+    params: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key.strip():
+            raise click.UsageError(f"--param takes KEY=VALUE, not {pair!r}; for example --param top_p=0.9")
+        if key in params:
+            raise click.UsageError(f"--param {key} is given twice")
+        params[key.strip()] = _json_or_text(value)
+    for key, given in (("max_tokens", max_tokens), ("temperature", temperature)):
+        if given is not None:
+            if key in params:
+                raise click.UsageError(f"{key} is given twice: by --{key.replace('_', '-')} and by --param")
+            params[key] = given
+    return params
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return value
+
+
+def prompt_of(prompt: str | None, prompt_file: str | None) -> str | None:
+    """The prompt template from the one place where it was given."""
+    if prompt is not None and prompt_file is not None:
+        raise click.UsageError("give --prompt or --prompt-file, not both")
+    if prompt_file is None:
+        return prompt
+    try:
+        return Path(prompt_file).read_text(encoding="utf-8-sig").removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"--prompt-file {prompt_file} cannot be read: {error}") from error

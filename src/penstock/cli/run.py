@@ -1,0 +1,126 @@
+"""`penstock run`: what the options mean. The run itself is `cli.session`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from penstock.cli.options import COUNT, POSITIVE, asking_options, model_options, params_of, patience_options, prompt_of
+
+_HELP = """Send every row of INPUT to a model and write one line for each to OUTPUT.
+
+\b
+INPUT   .jsonl/.ndjson, .csv, .tsv, .txt (a prompt a line), each also as .gz;
+        a folder of text files; or - for JSON lines from standard input.
+        Rows have `messages`, or a `prompt`, or columns that --prompt names;
+        lines of the OpenAI batch format are answered in that format.
+OUTPUT  JSON lines in input order, written whole at the end. Until then the
+        state is in OUTPUT.ledger: run the same command again to resume.
+
+\b
+Examples:
+  penstock run articles/ -o summaries.jsonl -m openai/gpt-5-mini \\
+      --prompt "Summarise in three sentences: {text}"
+  penstock run rows.csv -o out.jsonl -m mistral/mistral-small \\
+      --prompt-file ask.txt --id article --keep author --rpm 300
+  penstock run batch.jsonl -o answers.jsonl -m openai/gpt-5-mini
+  penstock run prompts.txt -o out.jsonl -m vllm/my-model \\
+      --base-url http://gpu:8000/v1 --max-concurrency 256
+
+\b
+Exit status: 0 every row ok; 1 finished, some rows failed; 2 bad usage or
+input, nothing sent; 3 stopped early, 130 or 143 after a signal: run the same
+command again to resume.
+"""
+
+
+@click.command(help=_HELP)
+@click.argument("input", metavar="INPUT")
+@click.option("-o", "--output", required=True, metavar="OUTPUT", help="File of answers.")
+@model_options
+@click.option("--prompt", metavar="TEMPLATE", help="What to ask; {column} is filled from the row.")
+@click.option("--prompt-file", metavar="FILE", help="The same, from a file.")
+@asking_options
+@click.option("--limit", type=COUNT, metavar="N", help="Only the first N rows.")
+@click.option("--id", "id_column", metavar="COLUMN", help="Column that names the rows.")
+@click.option("--keep", multiple=True, metavar="COLUMN", help="Column to copy to the output (repeatable).")
+@click.option(
+    "--max-concurrency", type=COUNT, metavar="N", help="Most requests in flight.  [default: 100, 1000 with limits]"
+)
+@click.option("--rpm", type=POSITIVE, metavar="N", help="Requests a minute that the account allows.")
+@click.option("--tpm", type=POSITIVE, metavar="N", help="Tokens a minute that the account allows.")
+@patience_options
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Seconds for what is in flight at Ctrl-C.",
+)
+@click.option("--update", is_flag=True, help="Rows or options changed: send what has no answer yet.")
+@click.option("--fresh", is_flag=True, help="Start over; the old ledger is kept under another name.")
+@click.option("--retry-failed", is_flag=True, help="Send rows again that were refused for good.")
+@click.option("--dedupe", is_flag=True, help="Send rows of equal content once.")
+@click.option("--summary", metavar="FILE", help="Write the account as JSON.")
+@click.option("--no-progress", is_flag=True, help="Show no progress.")
+@click.option("-v", "--verbose", is_flag=True, help="Tell of each row that fails.")
+def run(**given: Any) -> int:
+    from penstock.cli.session import Telling, run_job
+    from penstock.client import Client
+    from penstock.options import Limits
+
+    job = _job(given)
+    client = Client(
+        given["model"],
+        base_url=given["base_url"],
+        limits=Limits(requests_per_minute=given["rpm"], tokens_per_minute=given["tpm"]),
+        max_concurrency=given["max_concurrency"],
+        max_retries=given["max_retries"],
+        timeout=given["timeout"],
+        deadline=given["deadline"],
+    )
+    telling = Telling(
+        summary=_summary(given["summary"]),
+        progress=not given["no_progress"],
+        verbose=given["verbose"],
+        grace=given["grace"],
+    )
+    return run_job(job, client, telling)
+
+
+def _job(given: dict[str, Any]) -> Any:
+    from penstock.client import Asking
+    from penstock.jobs import Job
+
+    asking = Asking(
+        prompt=prompt_of(given["prompt"], given["prompt_file"]),
+        system=given["system"],
+        params=params_of(given["params"], given["max_tokens"], given["temperature"]),
+        id_column=given["id_column"],
+        keep=given["keep"],
+    )
+    return Job(
+        input=given["input"],
+        output=given["output"],
+        asking=asking,
+        limit=given["limit"],
+        again=_again(update=given["update"], fresh=given["fresh"]),
+        retry_failed=given["retry_failed"],
+        dedupe=given["dedupe"],
+    )
+
+
+def _again(*, update: bool, fresh: bool) -> Literal["resume", "update", "fresh"]:
+    if update and fresh:
+        raise click.UsageError("give --update or --fresh, not both")
+    return "update" if update else "fresh" if fresh else "resume"
+
+
+def _summary(path: str | None) -> str | None:
+    if path is not None and not Path(path).resolve().parent.is_dir():
+        raise click.UsageError(f"--summary {path}: the folder does not exist; create it first")
+    if path is not None and Path(path).is_dir():
+        raise click.UsageError(f"--summary {path} is a folder; name a file")
+    return path

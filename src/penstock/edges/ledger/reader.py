@@ -1,0 +1,78 @@
+"""Reading a ledger beside the run that writes it: read-only, in short pages, so that the writer's log never grows for us."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from penstock.edges.ledger.schema import APPLICATION, PAGE, disk_trouble, place, to_entry
+from penstock.errors import UsageError
+from penstock.records import Entry
+
+ROWS_A_PAGE = 500
+
+
+class RunRecord(msgspec.Struct, frozen=True):
+    """What a run was made with. `input_digest` is None where the rows came from an iterable or standard input.
+
+    `options` shape what is asked, `provider` and `model` tell how to read the answers, `rows` is None until it is known.
+    """
+
+    input_digest: bytes | None
+    options: dict[str, object]
+    rows: int | None = None
+    input_name: str | None = None
+
+
+class LedgerReader:
+    """One run of a ledger, the latest; raises `UsageError` where the file is none."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise UsageError(f"there is no ledger {path}: give the OUTPUT of an earlier `penstock run`")
+        self._path = path
+        try:
+            self._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
+            known = self._connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION
+            runs = self._connection.execute("SELECT run, record FROM runs ORDER BY run DESC LIMIT 1").fetchall()
+        except sqlite3.DatabaseError as error:
+            raise UsageError(f"{path} is not a ledger of Penstock, or is damaged ({error})") from error
+        if not known or not runs:
+            raise UsageError(f"{path} is not a ledger of Penstock, or holds no run yet")
+        self.run: int = runs[0][0]
+        self.record = msgspec.json.decode(runs[0][1], type=RunRecord)
+
+    def entries(self, first: int = 0, last: int | None = None) -> Iterator[Entry | None]:
+        """The rows with something recorded, in input order, up to but without `last`; None for a damaged one."""
+        at, end = place(self.run, first), place(self.run + 1, 0) if last is None else place(self.run, last)
+        while True:
+            with disk_trouble(self._path):
+                page = self._connection.execute(PAGE, (at, end, ROWS_A_PAGE)).fetchall()
+            yield from map(to_entry, page)
+            if len(page) < ROWS_A_PAGE:
+                return
+            at = page[-1][0] + 1
+
+    def forgotten(self) -> int:
+        """Sends of this run that may be billed and that no row tells of any more: most of them cut by a crash."""
+        query = "SELECT coalesce(sum(sends), 0) FROM forgotten WHERE position >= ? AND position < ?"
+        return self._number(query, place(self.run, 0), place(self.run + 1, 0))
+
+    def lost(self) -> int:
+        """Rows that were committed once and were gone when the ledger was opened again."""
+        return self._number("SELECT coalesce(sum(rows), 0) FROM losses")
+
+    def requests(self) -> Iterator[bytes]:
+        """The identities of all answered requests, of every run."""
+        with disk_trouble(self._path):
+            yield from (row[0] for row in self._connection.execute("SELECT request FROM results WHERE state = 1"))
+
+    def _number(self, query: str, *values: int) -> int:
+        with disk_trouble(self._path):
+            return int(self._connection.execute(query, values).fetchone()[0])
+
+    def close(self) -> None:
+        self._connection.close()

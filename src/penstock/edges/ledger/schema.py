@@ -1,0 +1,76 @@
+"""The tables of a ledger, and what SQLite's complaints mean to a user. No connection is opened or kept here."""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from penstock.errors import LedgerFailed
+from penstock.records import Entry
+from penstock.rules.identity import checksum
+
+APPLICATION = 0x504E5354
+VERSION = 1
+INDEX_BITS = 40
+"""A position is `run << 40 | index`: rows of one run lie side by side, in input order."""
+
+SCHEMA = f"""
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {VERSION};
+CREATE TABLE runs (run INTEGER PRIMARY KEY, record BLOB NOT NULL);
+CREATE TABLE results (
+    position INTEGER PRIMARY KEY, state INTEGER NOT NULL, request BLOB NOT NULL,
+    meta BLOB NOT NULL, body BLOB NOT NULL, checksum INTEGER NOT NULL
+);
+CREATE TABLE forgotten (
+    session INTEGER, position INTEGER, sends INTEGER NOT NULL, PRIMARY KEY (session, position)
+) WITHOUT ROWID;
+CREATE TABLE losses (session INTEGER PRIMARY KEY, rows INTEGER NOT NULL);
+"""
+FORGET = """
+INSERT INTO forgotten VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET sends = sends + excluded.sends
+"""
+"""Sends that may be billed and whose row no longer tells of them: cut by a crash, or of a row that was sent again later."""
+
+COLUMNS = "position, state, request, meta, body, checksum"
+INSERT = f"INSERT OR REPLACE INTO results ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608  constants only
+PAGE = f"SELECT {COLUMNS} FROM results WHERE position >= ? AND position < ? ORDER BY position LIMIT ?"  # noqa: S608
+
+RowTuple = tuple[int, int, bytes, bytes, bytes, int]
+
+
+def place(run: int, index: int) -> int:
+    """Where a row of a run lies."""
+    return run << INDEX_BITS | index
+
+
+def to_row(run: int, entry: Entry) -> RowTuple:
+    """An entry as the table holds it, with its checksum."""
+    proof = checksum(run, entry.index, entry.state, entry.request, entry.meta, entry.body)
+    return place(run, entry.index), entry.state, entry.request, entry.meta, entry.body, proof
+
+
+def to_entry(row: RowTuple) -> Entry | None:
+    """The entry of a table row; None where the checksum says that it is not what was stored, or not stored there."""
+    position, state, request, meta, body, proof = row
+    run, index = position >> INDEX_BITS, position & ((1 << INDEX_BITS) - 1)
+    try:
+        intact = len(request) == 16 and checksum(run, index, state, request, meta, body) == proof
+    except (TypeError, ValueError, OverflowError, struct.error):
+        return None
+    return Entry(index, request, state, meta, body) if intact else None
+
+
+@contextmanager
+def disk_trouble(path: Path) -> Iterator[None]:
+    """Turn what SQLite and the system say about the disk into what a user can do."""
+    try:
+        yield
+    except (sqlite3.OperationalError, OSError) as error:
+        raise LedgerFailed(
+            f"the ledger {path} cannot be read or written ({error}): make room or mend the disk, "
+            "then run the same command again; what was recorded is safe"
+        ) from error

@@ -1,0 +1,330 @@
+"""The writing side of a ledger: one connection, one thread, one commit for all that waits, and only then the answer counts.
+
+`synchronous=FULL`: a commit that returned survives a loss of power. What was recorded and is damaged is never returned: its
+row counts as not recorded and is sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from penstock.edges.ledger.lock import Lock, refuse_network_disk
+from penstock.edges.ledger.reader import RunRecord
+from penstock.edges.ledger.schema import (
+    APPLICATION,
+    COLUMNS,
+    FORGET,
+    INDEX_BITS,
+    INSERT,
+    PAGE,
+    SCHEMA,
+    VERSION,
+    disk_trouble,
+    place,
+    to_entry,
+    to_row,
+)
+from penstock.edges.ledger.slots import Slots
+from penstock.errors import LedgerFailed, UsageError
+from penstock.records import Entry
+from penstock.rules.entries import meta_of
+from penstock.rules.identity import ABSENT, ANSWERED, FAILED
+from penstock.rules.tally import Totals
+
+T = TypeVar("T")
+ROWS_A_PAGE = 2_000
+ORPHANS = 0
+"""The run number under which answers lie whose place another request has taken: paid for, so kept."""
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The companion file of a ledger."""
+    return path.with_name(path.name + suffix)
+
+
+class LedgerFile:
+    """One ledger, open for a run. Implements `ports.Ledger`; call `begin` or `resume` before the first row.
+
+    `damaged` tells how many rows failed their checksum, `lost` how many had been committed and were gone: they are sent
+    again. `recorded` sums up the rows that stay.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run = 0
+        self.damaged = self.lost = 0
+        self.recorded = Totals()
+        self._states = bytearray()
+        refuse_network_disk(path.parent)
+        self._lock = Lock(beside(path, ".lock"))
+        try:
+            with disk_trouble(path):
+                self._connection = self._open()
+                self._slots = Slots(beside(path, ".slots"))
+        except BaseException:
+            self._lock.release()
+            raise
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="penstock-ledger")
+
+    # -- opening
+
+    def _open(self) -> sqlite3.Connection:
+        fresh = not self.path.exists()
+        if fresh:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        try:
+            connection = self._connect()
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise UsageError(
+                f"{self.path} is not a ledger of Penstock, or is damaged ({error}): move it away, or start over with --fresh"
+            ) from error
+        _sync_folder(self.path.parent)
+        return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
+        kind = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if tables and kind != APPLICATION:
+            raise UsageError(f"{self.path} is another program's database: choose another output")
+        if tables and version != VERSION:
+            raise UsageError(
+                f"{self.path} was written by another version of Penstock (format {version}, not {VERSION})"
+            )
+        if connection.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
+            raise LedgerFailed(f"{self.path.parent} does not allow a write-ahead log: use a local disk")
+        for pragma in ("synchronous=FULL", "fullfsync=1", "checkpoint_fullfsync=1", "wal_autocheckpoint=4000"):
+            connection.execute(f"PRAGMA {pragma}")
+        if not tables:
+            connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+        return connection
+
+    def latest(self) -> RunRecord | None:
+        """What the last run in this ledger was made with; None where there was none."""
+        row = self._connection.execute("SELECT run, record FROM runs ORDER BY run DESC LIMIT 1").fetchone()
+        if row is None:
+            return None
+        self.run = row[0]
+        return msgspec.json.decode(row[1], type=RunRecord)
+
+    def begin(self, record: RunRecord) -> None:
+        """Start a run of its own number; answers of earlier runs are found by their content."""
+        with disk_trouble(self.path):
+            self._take_in_left_overs()
+            self.run += 1
+            self._save(record)
+            self._slots.begin(self.run, self._slots.session + 1, 0)
+            self._states = bytearray()
+
+    def resume(self, record: RunRecord, resend: frozenset[int] = frozenset({FAILED})) -> None:
+        """Go on with the last run: read what is recorded, and what was under way when it died.
+
+        `recorded` then holds the sums over the rows that stay; rows in a state of `resend` will be sent again.
+        """
+        with disk_trouble(self.path):
+            expected = self._slots.committed if self._slots.run == self.run else 0
+            found = self._read_states(resend)
+            self.lost = max(0, expected - found)
+            self._take_in_left_overs()
+            self._save(record)
+            self._slots.begin(self.run, self._slots.session + 1, found - self.damaged)
+
+    def _save(self, record: RunRecord) -> None:
+        encoded = msgspec.json.encode(record)
+        self._connection.execute("INSERT OR REPLACE INTO runs VALUES (?, ?)", (self.run, encoded))
+
+    def _take_in_left_overs(self) -> None:
+        """Note durably which rows a dead run was sending, before their marks are wiped."""
+        session = self._slots.session
+        rows = [(session, at) for at in self._slots.left_over() if not self._is_answered(at)]
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.executemany("INSERT OR IGNORE INTO forgotten VALUES (?, ?, 1)", rows)
+        if self.lost:
+            self._connection.execute("INSERT OR IGNORE INTO losses VALUES (?, ?)", (session, self.lost))
+        self._connection.execute("COMMIT")
+
+    def _is_answered(self, position: int) -> bool:
+        query = "SELECT 1 FROM results WHERE position = ? AND state = ?"
+        return self._connection.execute(query, (position, ANSWERED)).fetchone() is not None
+
+    def _read_states(self, resend: frozenset[int]) -> int:
+        """Fill the table of states and return how many rows there are; a damaged row counts as absent."""
+        at, end, found = place(self.run, 0), place(self.run + 1, 0), 0
+        while page := self._connection.execute(PAGE, (at, end, ROWS_A_PAGE)).fetchall():
+            for row in page:
+                entry = to_entry(row)
+                if entry is None:
+                    self.damaged += 1
+                else:
+                    self._set_state(entry.index, entry.state)
+                    self._add_up(entry, kept=entry.state not in resend)
+            found += len(page)
+            at = page[-1][0] + 1
+        return found
+
+    def _add_up(self, entry: Entry, *, kept: bool) -> None:
+        meta = meta_of(entry)
+        if kept:
+            self.recorded.add(ok=entry.state == ANSWERED, ambiguous=meta.ambiguous, usage=meta.usage, cost=meta.cost)
+        else:
+            self.recorded.ambiguous += meta.ambiguous
+
+    def originals(self) -> dict[bytes, int]:
+        """Which row of this run answers which request."""
+        query = "SELECT request, position FROM results WHERE position >= ? AND state = ?"
+        rows = self._connection.execute(query, (place(self.run, 0), ANSWERED))
+        return {request: position & ((1 << INDEX_BITS) - 1) for request, position in rows}
+
+    def forgotten(self) -> int:
+        """See `LedgerReader.forgotten`."""
+        query = "SELECT coalesce(sum(sends), 0) FROM forgotten WHERE position >= ?"
+        return int(self._connection.execute(query, (place(self.run, 0),)).fetchone()[0])
+
+    # -- the port
+
+    def state(self, index: int) -> int:
+        """What is recorded of a row: a state of `rules.identity`."""
+        return self._states[index] if index < len(self._states) else ABSENT
+
+    def sending(self, index: int) -> None:
+        self._slots.mark(place(self.run, index))
+
+    def not_sent(self, index: int) -> None:
+        self._slots.clear((place(self.run, index),))
+
+    async def commit(self, entries: Sequence[Entry]) -> None:
+        """Record durably. Raises `LedgerFailed`; then nothing of it counts."""
+        replaced = [place(self.run, entry.index) for entry in entries if self.state(entry.index) != ABSENT]
+        await self._in_writer(lambda: self._write([to_row(self.run, entry) for entry in entries], replaced))
+        new = len(entries) - len(replaced)
+        for entry in entries:
+            self._set_state(entry.index, entry.state)
+        self._slots.clear(place(self.run, entry.index) for entry in entries)
+        self._slots.add_committed(new)
+
+    async def find(self, index: int, request: bytes) -> Entry | None:
+        """The recorded answer of this request at its own place, or unclaimed elsewhere; it then stands here."""
+        entry = await self._in_writer(lambda: self._find(index, request))
+        self._set_state(index, entry.state if entry is not None else ABSENT)
+        return entry
+
+    async def read(self, index: int) -> Entry | None:
+        """What is recorded of a row, checked."""
+        return await self._in_writer(lambda: self._at(place(self.run, index)))
+
+    async def aclose(self) -> None:
+        """Write what is left of the log into the ledger and let go of it."""
+        await asyncio.get_running_loop().run_in_executor(self._writer, self.close)
+
+    def close(self) -> None:
+        """Let go of the ledger (from its own thread, or where no loop runs)."""
+        self._connection.close()
+        self._slots.close()
+        self._writer.shutdown(wait=False)
+        self._lock.release()
+
+    # -- in the writer's thread
+
+    async def _in_writer(self, work: Callable[[], T]) -> T:
+        def guarded() -> T:
+            with disk_trouble(self.path):
+                return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._writer, guarded)
+
+    def _write(self, rows: Sequence[tuple[object, ...]], replaced: Sequence[int]) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            for position in replaced:
+                if (before := self._at(position)) is not None and (sends := meta_of(before).ambiguous):
+                    self._connection.execute(FORGET, (self._slots.session, position, sends))
+            self._connection.executemany(INSERT, rows)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def _at(self, position: int) -> Entry | None:
+        row = self._connection.execute(PAGE, (position, position + 1, 1)).fetchone()
+        return None if row is None else to_entry(row)
+
+    def _find(self, index: int, request: bytes) -> Entry | None:
+        here = place(self.run, index)
+        entry = self._at(here)
+        if entry is not None and entry.request == request:
+            return entry
+        self._connection.execute("CREATE INDEX IF NOT EXISTS by_request ON results (request, position)")
+        elsewhere = self._unclaimed(request)
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            if entry is not None:
+                self._move(here, entry, ORPHANS, self._next_orphan())
+            if elsewhere is not None:
+                self._move(elsewhere[0], elsewhere[1], self.run, index)
+        finally:
+            self._connection.execute("COMMIT")
+        return None if elsewhere is None else msgspec.structs.replace(elsewhere[1], index=index)
+
+    def _unclaimed(self, request: bytes) -> tuple[int, Entry] | None:
+        """An answer to this request that stands outside the present run, intact."""
+        query = f"SELECT {COLUMNS} FROM results WHERE request = ? AND position < ? AND state = ?"  # noqa: S608
+        for row in self._connection.execute(query, (request, place(self.run, 0), ANSWERED)):
+            if (entry := to_entry(row)) is not None:
+                return row[0], entry
+        return None
+
+    def _move(self, position: int, entry: Entry, run: int, index: int) -> None:
+        moved = to_row(run, msgspec.structs.replace(entry, index=index))
+        self._connection.execute("DELETE FROM results WHERE position = ?", (position,))
+        self._connection.execute(INSERT, moved)
+
+    def _next_orphan(self) -> int:
+        query = "SELECT coalesce(max(position), -1) + 1 FROM results WHERE position < ?"
+        return int(self._connection.execute(query, (1 << INDEX_BITS,)).fetchone()[0])
+
+    def _set_state(self, index: int, state: int) -> None:
+        if index >= len(self._states):
+            self._states.extend(bytes(max(index + 1 - len(self._states), 1024)))
+        self._states[index] = state
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the name of a new file durable too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def set_aside(path: Path) -> Path | None:
+    """Give an old ledger another name, so that a new one can begin; returns the name, None where there was no ledger.
+
+    Raises `LedgerLocked` where a run has it open.
+    """
+    lock = Lock(beside(path, ".lock"))
+    try:
+        if not path.exists():
+            return None
+        new = next(name for n in count(1) if not (name := beside(path, f".{n}")).exists())
+        with disk_trouble(path):
+            for suffix in ("", "-wal", "-shm", ".slots"):
+                if beside(path, suffix).exists():
+                    beside(path, suffix).rename(beside(new, suffix))
+            _sync_folder(path.parent)
+        return new
+    finally:
+        lock.release()

@@ -1,0 +1,330 @@
+"""Many rows: source -> call -> ledger -> caller, bounded, resumable, cancellable.
+
+A fixed number of workers draw rows as they become free: never a task for each row, never a list of all rows. A worker is
+free again as soon as its answer is settled; a committer writes all that waits in one go, and only then is a result shown.
+Results that nobody has taken yet are bounded, so a slow disk or a slow consumer slows the run and does not grow it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from typing import Generic, TypeVar
+
+import msgspec
+
+from penstock.engine.call import Caller
+from penstock.errors import InputError, LedgerFailed, PenstockError, RunStopped, request_error
+from penstock.ports import Ledger, Prices
+from penstock.records import Entry, RawRow, Result, Row
+from penstock.rules.entries import NO_REQUEST, to_entry, to_result
+from penstock.rules.identity import ANSWERED, FAILED, request_digest
+
+T = TypeVar("T")
+WAITING_PER_WORKER = 4
+
+
+class Draw(Generic[T]):
+    """One item at a time from an iterator of either kind. `stop` ends it, also for those who wait for an item."""
+
+    def __init__(self, items: Iterator[T] | AsyncIterator[T]) -> None:
+        self._items = items
+        self._turn = asyncio.Lock()
+        self._waiting: set[asyncio.Task[None]] = set()
+        self._over = False
+
+    async def __call__(self, task: asyncio.Task[None]) -> T | None:
+        """The next item, None after the last one. `task` is who asks; `stop` cancels it if it must wait."""
+        if self._over:
+            return None
+        if isinstance(self._items, Iterator):
+            item = next(self._items, None)
+        else:
+            item = await self._next(self._items, task)
+        if item is None:
+            self._over = True
+        return item
+
+    async def _next(self, items: AsyncIterator[T], task: asyncio.Task[None]) -> T | None:
+        self._waiting.add(task)
+        try:
+            async with self._turn:
+                return await anext(items, None)
+        finally:
+            self._waiting.discard(task)
+
+    def stop(self) -> None:
+        self._over = True
+        for task in self._waiting:
+            task.cancel()
+
+
+class Room:
+    """How many rows may be drawn and not yet taken by the consumer; waiting for room is how back-pressure reaches the source."""
+
+    def __init__(self, rows: int) -> None:
+        self._free = rows
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    async def take(self) -> None:
+        while self._free <= 0:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+        self._free -= 1
+
+    def give(self) -> None:
+        self._free += 1
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is made of.
+
+    `look_up` asks the ledger about every row by content (otherwise the source skips what is recorded); `dedupe` sends rows
+    of equal content once, `originals` says which rows stand for which content already.
+    """
+
+    caller: Caller
+    render: Callable[[RawRow], Row]
+    workers: int
+    prices: Prices
+    ledger: Ledger | None = None
+    look_up: bool = False
+    retry_failed: bool = False
+    ordered: bool = False
+    dedupe: bool = False
+    originals: dict[bytes, int] = {}
+
+
+class Run:
+    """One pass over the rows. Iterate `results()` once; it raises `RunStopped` after everything recorded has been shown."""
+
+    def __init__(self, plan: Plan, rows: Iterator[RawRow] | AsyncIterator[RawRow]) -> None:
+        self._plan = plan
+        self._caller = plan.caller
+        self._draw = Draw(rows)
+        self._room = Room(plan.workers * (1 + WAITING_PER_WORKER))
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pending: list[tuple[Result, Entry]] = []
+        self._committing = False
+        self._to_commit = asyncio.Event()
+        self._certain: deque[Result] = deque()
+        self._news = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._originals: dict[bytes, asyncio.Future[Result | None] | int] = dict(plan.originals)
+
+    # -- the consumer's side
+
+    async def results(self) -> AsyncGenerator[Result, None]:
+        """Results as they become certain. Leaving early cancels what is under way and waits until it is gone."""
+        committer = asyncio.create_task(self._commit_for_ever()) if self._plan.ledger is not None else None
+        self._add_worker()
+        try:
+            async for result in self._in_order() if self._plan.ordered else self._as_certain():
+                yield result
+        finally:
+            await _gone(self._tasks | ({committer} if committer is not None else set()))
+        if self._failure is not None:
+            raise self._failure
+        if self._caller.scope.stopped is not None:
+            raise self._caller.scope.stopped
+
+    def stop(self, reason: RunStopped) -> None:
+        """Send nothing more; what is under way may finish and is recorded. `results()` then raises `reason`."""
+        self._draw.stop()
+        self._caller.account.gate.dismiss(self._caller.scope, reason)
+
+    async def _in_order(self) -> AsyncIterator[Result]:
+        """Input order. With a ledger, what waits for its turn lies there; without one it keeps its room, so the source waits."""
+        early: dict[int, Result | None] = {}
+        turn = 0
+        while (result := await self._next_certain()) is not None:
+            kept = self._plan.ledger is None or result.index == turn
+            early[result.index] = result if kept else None
+            if not kept:
+                self._room.give()
+            while turn in early:
+                waited = early.pop(turn)
+                yield waited or await self._read_again(turn)
+                if waited is not None:
+                    self._room.give()
+                turn += 1
+
+    async def _as_certain(self) -> AsyncIterator[Result]:
+        while (result := await self._next_certain()) is not None:
+            yield result
+            self._room.give()
+
+    async def _next_certain(self) -> Result | None:
+        """The next result in the order of their ends, None when there will be no more."""
+        while self._failure is None:
+            if self._certain:
+                return self._certain.popleft()
+            if not (self._tasks or self._pending or self._committing):
+                return None
+            self._news.clear()
+            await self._news.wait()
+        return None
+
+    async def _read_again(self, index: int) -> Result:
+        assert self._plan.ledger is not None
+        entry = await self._plan.ledger.read(index)
+        if entry is None:
+            raise LedgerFailed(f"row {index} was recorded and cannot be read again: run the same command once more")
+        return to_result(entry, self._caller.account.provider.revive)
+
+    # -- the workers' side
+
+    def _add_worker(self) -> None:
+        task = asyncio.create_task(self._work())
+        self._tasks.add(task)
+        task.add_done_callback(self._worker_gone)
+
+    def _worker_gone(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            if error is self._caller.scope.stopped:
+                self._draw.stop()
+            else:
+                self._fail(error)
+        self._news.set()
+
+    def _fail(self, error: BaseException) -> None:
+        self._draw.stop()
+        self._failure = self._failure or error
+        self._news.set()
+
+    async def _work(self) -> None:
+        """Rows, one after the other, until there are none. A worker's first row calls in the next worker."""
+        task, first = asyncio.current_task(), True
+        assert task is not None
+        while True:
+            await self._room.take()
+            raw = await self._draw(task)
+            if raw is None:
+                self._room.give()
+                return
+            if first and len(self._tasks) < self._plan.workers:
+                self._add_worker()
+            first = False
+            await self._row(raw)
+
+    async def _row(self, raw: RawRow) -> None:
+        try:
+            row = self._plan.render(raw)
+        except InputError as error:
+            self._finish(Result(raw.index, raw.index, error=request_error("input", str(error))), NO_REQUEST)
+            return
+        account = self._caller.account
+        body = account.provider.encode(row.request, row.request.model or account.model)
+        digest = request_digest(account.provider.name, body)
+        if self._plan.look_up and await self._known(row, digest):
+            return
+        if self._plan.dedupe:
+            await self._once(row, body, digest)
+        else:
+            self._finish(await self._send(row, body), digest)
+
+    async def _known(self, row: Row, digest: bytes) -> bool:
+        """Show the recorded answer of a row, if there is one."""
+        ledger = self._plan.ledger
+        entry = await ledger.find(row.index, digest) if ledger is not None else None
+        if entry is None or entry.state == FAILED or (entry.state != ANSWERED and self._plan.retry_failed):
+            return False
+        recorded = to_result(entry, self._caller.account.provider.revive)
+        result = msgspec.structs.replace(recorded, id=row.id, columns=row.columns, batch=row.batch)
+        if (recorded.id, recorded.columns, recorded.batch) == (row.id, row.columns, row.batch):
+            self._show(result)
+        else:
+            self._finish(result, digest)
+        return True
+
+    async def _once(self, row: Row, body: bytes, digest: bytes) -> None:
+        """Send the first row of its content; the others take its answer at no cost."""
+        original = self._originals.get(digest)
+        if original is None:
+            mine = self._originals[digest] = asyncio.get_running_loop().create_future()
+            result = None
+            try:
+                result = await self._send(row, body)
+            finally:
+                if result is None:
+                    del self._originals[digest]
+                mine.set_result(result)
+            self._finish(result, digest)
+        elif (first := await self._answer_of(original)) is None:
+            await self._once(row, body, digest)
+        else:
+            own = {"index": row.index, "id": row.id, "columns": row.columns, "batch": row.batch}
+            free = {"attempts": 0, "ambiguous": 0, "latency_s": 0.0, "cost": 0.0, "reused": True}
+            self._finish(msgspec.structs.replace(first, **own, **free), digest)
+
+    async def _answer_of(self, original: asyncio.Future[Result | None] | int) -> Result | None:
+        if isinstance(original, int):
+            return await self._read_again(original)
+        await asyncio.wait([original])  # not awaited itself: our cancellation must not be the original's
+        return original.result()
+
+    async def _send(self, row: Row, body: bytes) -> Result:
+        outcome = await self._caller.call(row.request, body, row.index)
+        response = outcome.response
+        model = row.request.model or self._caller.account.model
+        return Result(
+            index=row.index,
+            id=row.id,
+            response=response,
+            error=outcome.error,
+            attempts=outcome.attempts,
+            ambiguous=outcome.ambiguous,
+            latency_s=outcome.latency_s,
+            cost=self._plan.prices.cost(model, response.usage) if response is not None else None,
+            columns=row.columns,
+            batch=row.batch,
+        )
+
+    # -- recording
+
+    def _finish(self, result: Result, digest: bytes) -> None:
+        """A row is over; it is shown at once, or once it is recorded where there is a ledger."""
+        if self._plan.ledger is None:
+            self._show(result)
+            return
+        self._pending.append((result, to_entry(result, digest)))
+        self._to_commit.set()
+
+    async def _commit_for_ever(self) -> None:
+        """Everything that waits goes into one commit, and the loop wakes once for it."""
+        assert self._plan.ledger is not None
+        try:
+            while True:
+                await self._to_commit.wait()
+                self._to_commit.clear()
+                batch, self._pending, self._committing = self._pending, [], True
+                await self._plan.ledger.commit([entry for _, entry in batch])
+                for result, entry in batch:
+                    self._show(result)
+                    if self._plan.dedupe and result.ok:
+                        self._originals[entry.request] = result.index
+                self._committing = False
+                self._news.set()
+        except PenstockError as error:
+            self._fail(error)
+
+    def _show(self, result: Result) -> None:
+        self._caller.observer.finished(result)
+        self._certain.append(result)
+        self._news.set()
+
+
+async def _gone(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait until they are over."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

@@ -1,0 +1,117 @@
+"""The sockets in the wall: what the engine asks of the world. Protocols only; no behaviour, no imports of the world.
+
+Each has one real form in `edges` or `providers` and one for tests in `penstock.testing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Protocol
+
+from penstock.errors import RequestError
+from penstock.options import Timeouts
+from penstock.records import Entry, HttpAnswer, HttpCall, RawRow, Request, Response, Result, Usage
+
+
+class Timer(Protocol):
+    """What `Clock.call_at` gives back."""
+
+    def cancel(self) -> None: ...
+
+
+class Clock(Protocol):
+    """Time and chance. `now` is monotonic seconds, `wall` is Unix seconds (for dates in headers), `random` is in [0, 1)."""
+
+    def now(self) -> float: ...
+    def wall(self) -> float: ...
+    def random(self) -> float: ...
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer: ...
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class Transport(Protocol):
+    """Sends one HTTP call and brings the whole answer, of any status.
+
+    Raises `NotSent` where no byte left, `NoAnswer` where one may have, `BadAnswer` where the answer is not HTTP or cut
+    off. Cancelling closes the connection at once.
+    """
+
+    async def send(self, call: HttpCall, timeouts: Timeouts) -> HttpAnswer: ...
+    async def aclose(self) -> None: ...
+
+
+class Marks(Protocol):
+    """Where it is noted that a row is being sent, so that a crash leaves its name."""
+
+    def sending(self, index: int) -> None: ...
+    def not_sent(self, index: int) -> None: ...
+
+
+class Provider(Protocol):
+    """Translation for one provider: pure, total, and the only place that knows its wire format."""
+
+    @property
+    def name(self) -> str: ...
+    def encode(self, request: Request, model: str) -> bytes:
+        """The body as it goes out: what the provider is asked, and what identity is taken of."""
+        ...
+
+    def call(self, body: bytes, model: str) -> HttpCall:
+        """The HTTP call that carries a body."""
+        ...
+
+    def decode(self, answer: HttpAnswer, wall: float) -> Response:
+        """The response of an answer; raises a typed `RequestError`. `wall` is Unix seconds, for dates in headers."""
+        ...
+
+    def revive(self, body: bytes) -> Response:
+        """The response of a body that `decode` once accepted, out of a ledger."""
+        ...
+
+
+class Ledger(Marks, Protocol):
+    """What was asked and what came back. `state` and the marks are immediate; `commit` returns once it is durable."""
+
+    def state(self, index: int) -> int: ...
+    async def commit(self, entries: Sequence[Entry]) -> None: ...
+    async def find(self, index: int, request: bytes) -> Entry | None:
+        """The recorded answer of this request, at this place or unclaimed elsewhere; it then stands at this place."""
+        ...
+
+    async def read(self, index: int) -> Entry | None: ...
+
+
+class Source(Protocol):
+    """Rows in, lazily, in order. `skip(index)` is true for a row that need not even be parsed."""
+
+    def rows(self, skip: Callable[[int], bool]) -> Iterator[RawRow] | AsyncIterator[RawRow]: ...
+
+
+class Sink(Protocol):
+    """Lines out, in input order; nobody sees them before `finish`."""
+
+    def write(self, line: bytes) -> None: ...
+    def finish(self) -> None: ...
+    def abandon(self) -> None: ...
+
+
+class Observer(Protocol):
+    """Who wants to know. Called on the event loop, so it must be quick and must not raise."""
+
+    def attempted(self, error: RequestError | None) -> None:
+        """One send is over; `error` is what came of it, None an answer."""
+        ...
+
+    def trying_again(self) -> None:
+        """A row is sent again, at its own cost (throttles and refused connections do not count)."""
+        ...
+
+    def finished(self, result: Result) -> None:
+        """A row is over, and recorded where there is a ledger."""
+        ...
+
+
+class Prices(Protocol):
+    """What an answer cost, in US dollars; None where the price is not known (never 0)."""
+
+    def cost(self, model: str, usage: Usage | None) -> float | None: ...

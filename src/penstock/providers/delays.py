@@ -1,0 +1,191 @@
+"""Waits and limits that an answer names, in every form seen, as seconds and units per minute.
+
+Decides only what was said. A wait is returned as it is, however long; whether to obey it is the engine's matter.
+Values that cannot be right (zero, negative, not a number, a date gone by) count as not said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+import msgspec
+
+from penstock.providers.error_bodies import ErrorBody
+from penstock.records import HttpAnswer
+
+_UNIT_SECONDS = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+    "millisecond": 1e-3,
+    "second": 1.0,
+    "minute": 60.0,
+    "hour": 3600.0,
+    "day": 86400.0,
+}
+_NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,15})?", re.ASCII)
+_GO_PART = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)(ns|us|µs|ms|s|m|h)", re.ASCII)
+_GO_DURATION = re.compile(rf"(?:{_GO_PART.pattern})+", re.ASCII)
+_IN_WORDS = re.compile(
+    r"(?:try again|retry|wait)(?: \w{1,20}){0,2}? (?:in|after|for)? ?"
+    rf"(?:({_NUMBER.pattern}) ?(millisecond|second|minute|hour|day)s?\b|({_GO_DURATION.pattern}))",
+    re.ASCII | re.IGNORECASE,
+)
+_HTTP_DATE = re.compile(r"\w{3}, (\d\d) (\w{3}) (\d{4}) (\d\d):(\d\d):(\d\d) (?:GMT|UTC)", re.ASCII)
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+# A bare number this large is a moment, not a wait: Unix seconds, or Unix milliseconds (OpenRouter).
+_LEAST_UNIX_SECONDS = 1e9
+_LEAST_UNIX_MS = 1e11
+
+_BUDGETS = (
+    *((f"x-ratelimit-remaining{kind}", f"x-ratelimit-reset{kind}") for kind in ("-requests", "-tokens", "")),
+    *(
+        (f"anthropic-ratelimit-{kind}-remaining", f"anthropic-ratelimit-{kind}-reset")
+        for kind in ("requests", "tokens", "input-tokens", "output-tokens")
+    ),
+)
+
+
+def retry_after(answer: HttpAnswer, error: ErrorBody, wall: float) -> float | None:
+    """Seconds to wait before asking again; None where nothing says so. `wall` is Unix seconds.
+
+    First match wins: `retry-after-ms`, `retry-after`, the longest reset of a used-up budget, Google's `retryDelay`,
+    and last the message itself, as no client can rely on its wording.
+    """
+    return (
+        wait_in_headers(answer, wall)
+        or _used_up(answer, wall)
+        or duration(error.retry_delay or "")
+        or _in_words(error.message)
+    )
+
+
+def wait_in_headers(answer: HttpAnswer, wall: float) -> float | None:
+    """The wait that `retry-after-ms` or `retry-after` names."""
+    if milliseconds := _number(answer.header(b"retry-after-ms")):
+        return milliseconds / 1e3
+    text = answer.header(b"retry-after") or ""
+    return duration(text) or _until(_http_date(text), wall)
+
+
+def duration(text: str) -> float | None:
+    """Seconds of `20`, `0.5`, `1s`, `6m0s`, `12ms`, `1m30.5s`; None where it is none of these or not positive."""
+    text = text.strip()
+    if _NUMBER.fullmatch(text):
+        return float(text) or None
+    if not _GO_DURATION.fullmatch(text):
+        return None
+    return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in _GO_PART.findall(text)) or None
+
+
+def _used_up(answer: HttpAnswer, wall: float) -> float | None:
+    waits = (
+        _until_reset(answer.header(reset.encode()) or "", wall)
+        for remaining, reset in _BUDGETS
+        if _count(answer.header(remaining.encode())) == 0
+    )
+    return max((wait for wait in waits if wait), default=None)
+
+
+def _until_reset(text: str, wall: float) -> float | None:
+    seconds = duration(text)
+    if seconds is None:
+        return _until(_rfc_3339(text), wall)
+    if seconds >= _LEAST_UNIX_MS:
+        return _until(seconds / 1e3, wall)
+    return _until(seconds, wall) if seconds >= _LEAST_UNIX_SECONDS else seconds
+
+
+def _until(moment: float | None, wall: float) -> float | None:
+    return moment - wall if moment is not None and moment > wall else None
+
+
+def _http_date(text: str) -> float | None:
+    match = _HTTP_DATE.fullmatch(text)
+    if match is None:
+        return None
+    day, year, hour, minute, second = (int(match[group]) for group in (1, 3, 4, 5, 6))
+    try:
+        return datetime(year, _MONTHS.index(match[2]) + 1, day, hour, minute, second, tzinfo=UTC).timestamp()
+    except ValueError:  # a date that no calendar has
+        return None
+
+
+def _rfc_3339(text: str) -> float | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return None if moment.tzinfo is None else moment.timestamp()
+
+
+def _in_words(message: str) -> float | None:
+    match = _IN_WORDS.search(message[:2_000])
+    if match is None:
+        return None
+    if match[2]:
+        return float(match[1]) * _UNIT_SECONDS[match[2].lower()] or None
+    return duration(match[3].lower())
+
+
+def _number(text: str | None) -> float | None:
+    """A positive number."""
+    return float(text) or None if text and _NUMBER.fullmatch(text) else None
+
+
+def _count(text: str | None) -> float | None:
+    """A number that may be 0."""
+    return float(text) if text and _NUMBER.fullmatch(text) else None
+
+
+class AccountLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the headers of one answer tell of the account: units per minute, and what is left; None if not told."""
+
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    input_tokens_per_minute: float | None = None
+    output_tokens_per_minute: float | None = None
+    requests_remaining: float | None = None
+    tokens_remaining: float | None = None
+    input_tokens_remaining: float | None = None
+    output_tokens_remaining: float | None = None
+
+
+_TOKENS = {
+    b"x-ratelimit-limit-tokens": "tokens_per_minute",
+    b"x-ratelimit-remaining-tokens": "tokens_remaining",
+}
+_MINUTE = _TOKENS | {
+    b"x-ratelimit-limit-requests": "requests_per_minute",
+    b"x-ratelimit-remaining-requests": "requests_remaining",
+}
+_ANTHROPIC = {
+    f"anthropic-ratelimit-{kind}-{end}".encode(): f"{kind.replace('-', '_')}_{field}"
+    for kind in ("requests", "tokens", "input-tokens", "output-tokens")
+    for end, field in (("limit", "per_minute"), ("remaining", "remaining"))
+}
+_FIELDS = _MINUTE | _ANTHROPIC
+_SERVICE_FIELDS: dict[str, dict[bytes, str]] = {
+    "groq": _TOKENS,  # its request headers count a day
+    "together": {b"x-ratelimit-limit": "requests_per_minute", b"x-tokenlimit-limit": "tokens_per_minute"},
+}
+_SERVICE_SCALE = {"together": 60.0}  # its headers count a second
+
+
+def limits_of(service: str, headers: Iterable[tuple[bytes, bytes]]) -> AccountLimits:
+    """The account's limits as the headers of any answer of that service tell them."""
+    fields, scale = _SERVICE_FIELDS.get(service, _FIELDS), _SERVICE_SCALE.get(service, 1.0)
+    told = {}
+    for key, value in headers:
+        field = fields.get(key.lower())
+        number = _count(value.decode("latin-1").strip()) if field else None
+        if field and number is not None and (number or field.endswith("remaining")):
+            told[field] = number * scale
+    return AccountLimits(**told)

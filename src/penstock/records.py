@@ -1,0 +1,166 @@
+"""Values that travel between the rooms. They hold, compare and print themselves; they never decide, wait or touch the world.
+
+Secrets are not in here: a key is a header that the transport adds, never a field of a request or a result.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from penstock.errors import RequestError
+
+FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter", "refusal", "error", "other"]
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one answer as the provider counted them; cached are part of input, reasoning part of output."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """One call that the model asks for; `arguments` is the JSON text as the model wrote it, which may be invalid."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What is asked, in the provider-neutral form: chat messages and every further parameter of the body.
+
+    `model` is the bare name that the provider knows; None means the client's own model.
+    """
+
+    messages: list[dict[str, Any]]
+    model: str | None = None
+    params: dict[str, Any] = {}
+
+
+class Response(msgspec.Struct, frozen=True):
+    """One whole answer. `usage` is None where the provider sent none; `raw` is its body as received."""
+
+    text: str
+    finish_reason: FinishReason
+    model: str
+    usage: Usage | None = None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    request_id: str | None = None
+    raw: bytes = b""
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"Response({self.text!r}, {self.finish_reason!r}, {self.model!r}, {self.usage!r})"
+
+
+class HttpCall(msgspec.Struct, frozen=True):
+    """One HTTP request as a provider shapes it. `url` is whole; `headers` are complete but for Host and length."""
+
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    method: str = "POST"
+
+    def __repr__(self) -> str:
+        # Headers carry the key: a repr shows up in logs and tracebacks, so it names only what is harmless.
+        return f"HttpCall({self.method} {self.url.split('?')[0]}, {len(self.body)} bytes)"
+
+
+class HttpAnswer(msgspec.Struct, frozen=True):
+    """One whole HTTP answer; header names as the server wrote them."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+    def header(self, name: bytes) -> str | None:
+        """The first header of that (lower-case) name, decoded as Latin-1, which never fails."""
+        for key, value in self.headers:
+            if key.lower() == name:
+                return value.decode("latin-1").strip()
+        return None
+
+
+class RawRow(msgspec.Struct, frozen=True):
+    """One row as the input has it. `where` is `FILE:LINE` for messages; `values` is a mapping or, for a bare prompt, text.
+
+    `error` is set, and `values` empty, where the row could not be read at all.
+    """
+
+    index: int
+    where: str
+    values: Any
+    error: str | None = None
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One row ready to be sent: its place in the output, its name there, its request, the columns kept for the output.
+
+    `batch` marks a line of the OpenAI batch format, which is answered in that format.
+    """
+
+    index: int
+    id: str | int
+    request: Request
+    columns: dict[str, Any] = {}
+    batch: bool = False
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What became of one row: a `response` or an `error`, never both.
+
+    `attempts` counts sends; `ambiguous` those of them that may be billed and whose answer is lost; `latency_s` is the
+    time from the first send to the end; `cost` is in US dollars, None where the price is unknown; `reused` is true
+    where the answer came from the ledger or from an equal row and nothing was sent.
+    """
+
+    index: int
+    id: str | int
+    response: Response | None = None
+    error: RequestError | None = None
+    attempts: int = 0
+    ambiguous: int = 0
+    latency_s: float = 0.0
+    cost: float | None = None
+    columns: dict[str, Any] = {}
+    batch: bool = False
+    reused: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """True where there is an answer."""
+        return self.response is not None
+
+    @property
+    def text(self) -> str | None:
+        """The answer's text, None where the row failed: an error text never passes as an answer."""
+        return self.response.text if self.response is not None else None
+
+    def unwrap(self) -> Response:
+        """The response; raises the row's `RequestError` where there is none."""
+        if self.response is None:
+            assert self.error is not None
+            raise self.error
+        return self.response
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One row of a ledger: place, identity of the request, what became of it, and the bytes to tell it again.
+
+    `state` is one of the codes in `rules.identity` (answered, refused, failed); `meta` is JSON of what Penstock adds;
+    `body` is the provider's answer as received, or the error as JSON.
+    """
+
+    index: int
+    request: bytes
+    state: int
+    meta: bytes
+    body: bytes

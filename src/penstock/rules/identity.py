@@ -1,0 +1,41 @@
+"""What makes two requests the same, what state a row is in, and what proves that a stored row is the one that was stored.
+
+Identity is content: provider and body as sent (the model is part of the body). Key, base URL, limits, retries and
+time-outs are no part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from struct import Struct
+from typing import Any
+from zlib import crc32
+
+import msgspec
+
+ABSENT, ANSWERED, REFUSED, FAILED = range(4)
+"""The states of a row: nothing recorded; an answer; refused for good; given up for now, and sent again next time."""
+
+_ORDERED = msgspec.json.Encoder(order="deterministic")
+_PLACE = Struct("<QQB16s")
+
+
+def request_digest(provider: str, body: bytes) -> bytes:
+    """16 bytes that name a request: BLAKE2b over the provider's name and the body as sent."""
+    return blake2b(body, digest_size=16, key=provider.encode()[:64]).digest()
+
+
+def options_digest(options: Mapping[str, Any]) -> bytes:
+    """16 bytes that name the options which shape what is asked; equal whatever the order they were given in."""
+    return blake2b(_ORDERED.encode(options), digest_size=16).digest()
+
+
+def changed_options(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The names of the options that differ, in the order of `after`."""
+    return [name for name in dict.fromkeys([*after, *before]) if before.get(name) != after.get(name)]
+
+
+def checksum(run: int, index: int, state: int, request: bytes, meta: bytes, body: bytes) -> int:
+    """CRC-32 over place and content: an intact answer under the wrong row is damage too."""
+    return crc32(body, crc32(meta, crc32(_PLACE.pack(run, index, state, request))))

@@ -1,0 +1,148 @@
+"""Results -> totals, percentiles, pace, time left. Counts what it is told; reads no clock.
+
+The account always balances: `rows = ok + failed + left`. A sum with an unknown part is unknown (None), never too small.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from penstock.errors import NotSent, RequestError, Throttled
+from penstock.records import Result, Usage
+
+BUCKETS_PER_DOUBLING = 4
+SHORTEST = 0.001
+PACE_SECONDS = 10.0
+"""The pace is what was done over about the last ten seconds."""
+
+
+class Totals(msgspec.Struct):
+    """Sums over rows that are over. `cost` counts the known part; `rows_without_cost` the answers of unknown price."""
+
+    ok: int = 0
+    failed: int = 0
+    ambiguous: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    known_cost: float = 0.0
+    rows_without_cost: int = 0
+
+    def add(self, *, ok: bool, ambiguous: int, usage: Usage | None, cost: float | None) -> None:
+        """Take in one row."""
+        self.ok += ok
+        self.failed += not ok
+        self.ambiguous += ambiguous
+        if usage is not None:
+            self.input_tokens += usage.input_tokens
+            self.output_tokens += usage.output_tokens
+        if cost is not None:
+            self.known_cost += cost
+        elif ok:
+            self.rows_without_cost += 1
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars, None where an answer's price is unknown."""
+        return None if self.rows_without_cost else self.known_cost
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """The account of a run as `--summary` writes it.
+
+    `rows` to `left` and the tokens and cost speak of the whole run, earlier sessions included; `sent`, `throttled`,
+    `retried`, `reused`, `wall_s` and `requests_per_s` of this session. `ambiguous` counts sends that may be billed and of
+    which no answer is recorded.
+    """
+
+    rows: int
+    ok: int
+    failed: int
+    left: int
+    sent: int
+    throttled: int
+    retried: int
+    reused: int
+    ambiguous: int
+    input_tokens: int
+    output_tokens: int
+    cost: float | None
+    rows_without_cost: int
+    wall_s: float
+    requests_per_s: float
+
+
+class Tally:
+    """What a run has done so far. Implements `ports.Observer`."""
+
+    def __init__(self, recorded: Totals | None = None, interrupted: int = 0) -> None:
+        self.totals = recorded or Totals()
+        self.reused = self.totals.ok + self.totals.failed
+        self.interrupted = interrupted
+        self.sent = self.throttled = self.retried = 0
+        self.errors: dict[str, int] = {}
+        self._latencies: dict[int, int] = {}
+        self._samples: list[tuple[float, int]] = []
+
+    def attempted(self, error: RequestError | None) -> None:
+        self.sent += not isinstance(error, NotSent)
+        self.throttled += isinstance(error, Throttled)
+
+    def trying_again(self) -> None:
+        self.retried += 1
+
+    def finished(self, result: Result) -> None:
+        response = result.response
+        usage = response.usage if response is not None else None
+        self.totals.add(ok=result.ok, ambiguous=result.ambiguous, usage=usage, cost=result.cost)
+        self.reused += result.reused
+        if result.error is not None:
+            self.errors[result.error.kind] = self.errors.get(result.error.kind, 0) + 1
+        elif not result.reused:
+            bucket = math.ceil(math.log2(max(result.latency_s, SHORTEST) / SHORTEST) * BUCKETS_PER_DOUBLING)
+            self._latencies[bucket] = self._latencies.get(bucket, 0) + 1
+
+    @property
+    def done(self) -> int:
+        """Rows that are over."""
+        return self.totals.ok + self.totals.failed
+
+    def latency(self, share: float) -> float | None:
+        """The latency that this share of the rows did not exceed, within 19 % (a quarter of a doubling); None before any."""
+        wanted, seen = share * sum(self._latencies.values()), 0
+        for bucket in sorted(self._latencies):
+            seen += self._latencies[bucket]
+            if seen >= wanted:
+                return float(SHORTEST * 2 ** (bucket / BUCKETS_PER_DOUBLING))
+        return None
+
+    def sample(self, now: float) -> float:
+        """Rows a second over about the last ten seconds; call it now and then."""
+        self._samples.append((now, self.done))
+        while len(self._samples) > 2 and self._samples[1][0] < now - PACE_SECONDS:
+            self._samples.pop(0)
+        before, elapsed = self._samples[0][1], now - self._samples[0][0]
+        return (self.done - before) / elapsed if elapsed > 0 else 0.0
+
+    def summary(self, rows: int | None, wall_s: float) -> Summary:
+        """The account; `rows` is None where their number is known only at the end."""
+        totals = self.totals
+        total_rows = rows if rows is not None else self.done
+        return Summary(
+            rows=total_rows,
+            ok=totals.ok,
+            failed=totals.failed,
+            left=total_rows - self.done,
+            sent=self.sent,
+            throttled=self.throttled,
+            retried=self.retried,
+            reused=self.reused,
+            ambiguous=totals.ambiguous + self.interrupted,
+            input_tokens=totals.input_tokens,
+            output_tokens=totals.output_tokens,
+            cost=totals.cost,
+            rows_without_cost=totals.rows_without_cost,
+            wall_s=round(wall_s, 3),
+            requests_per_s=round(self.sent / wall_s, 1) if wall_s > 0 else 0.0,
+        )
