@@ -21,7 +21,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -112,6 +112,7 @@ class Client:
         self._stack = AsyncExitStack()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._account: Account | None = None
+        self._runs: dict[Run, LedgerFile | None] = {}
 
     def __repr__(self) -> str:
         state = "new" if self._account is None else f"{self._account.gate.in_flight} in flight"
@@ -127,7 +128,9 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close every connection. Calling it twice does no harm."""
+        """End runs that are still open, then close every connection. Calling it twice does no harm."""
+        while self._runs:
+            await _close_run(*self._runs.popitem())
         self._account = None
         await self._stack.aclose()
 
@@ -181,26 +184,24 @@ class Client:
         asking = Asking(prompt=prompt, system=system, params=dict(params or {}))
         asking.template()
         store = await self._ledger_for(ledger, asking)
+        own = store if isinstance(store, LedgerFile) and store is not ledger else None
         try:
-            run = await self.start(
-                _raw_rows(rows),
-                asking,
-                Tally(),
-                ledger=store,
-                look_up=store is not None,
-                ordered=ordered,
-                dedupe=dedupe,
-                retry_failed=retry_failed,
-            )
-            results = run.results()
-            try:
+            choices = {"ordered": ordered, "dedupe": dedupe, "retry_failed": retry_failed}
+            choices["look_up"] = store is not None and not (isinstance(store, LedgerFile) and store.is_new)
+            run = await self.start(_raw_rows(rows), asking, Tally(), ledger=store, **choices)
+        except BaseException:
+            if own is not None:
+                await own.aclose()
+            raise
+        # An iterator that is abandoned is closed whenever the loop gets to it; closing the client must not wait for that.
+        self._runs[run] = own
+        try:
+            async with aclosing(run.results()) as results:
                 async for result in results:
                     yield result
-            finally:
-                await results.aclose()
         finally:
-            if isinstance(store, LedgerFile) and store is not ledger:
-                await store.aclose()
+            self._runs.pop(run, None)
+            await _close_run(run, own)
 
     async def gather(self, prompts: Iterable[Any], **options: Any) -> list[Result]:
         """All results in input order; takes what `map` takes."""
@@ -390,6 +391,12 @@ def _raw_row(index: int, row: Any) -> RawRow:
     if isinstance(row, list | tuple):
         return RawRow(index, where, {"messages": list(row)})
     return RawRow(index, where, None, f"a row is a text, a mapping or a list of messages, not {type(row).__name__}")
+
+
+async def _close_run(run: Run, own_ledger: LedgerFile | None) -> None:
+    await run.aclose()
+    if own_ledger is not None:
+        await own_ledger.aclose()
 
 
 @asynccontextmanager

@@ -199,6 +199,10 @@ def _opened(job: Job, source: Input, record: RunRecord, there: LedgerFile | None
     except BaseException:
         store.close()
         raise
+    if store.set_aside is not None:
+        notes.append(
+            f"the ledger was damaged: it is kept as {store.set_aside}, {store.salvaged:,} good rows were salvaged"
+        )
     if store.damaged:
         notes.append(f"{store.damaged:,} recorded rows are damaged and will be sent again")
     if store.lost:

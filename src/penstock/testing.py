@@ -107,7 +107,9 @@ def completion(text: str, *, input_tokens: int = 1, output_tokens: int = 1, fini
     return HttpAnswer(200, [(b"content-type", b"application/json")], msgspec.json.encode(body))
 
 
-def error(kind: Kind, message: str = "scripted", *, retry_after: float | None = None, maybe_billed: bool = False) -> RequestError:
+def error(
+    kind: Kind, message: str = "scripted", *, retry_after: float | None = None, maybe_billed: bool = False
+) -> RequestError:
     """An error for a script; the kinds are those of `penstock.errors`."""
     return request_error(kind, message, retry_after=retry_after, maybe_billed=maybe_billed)
 

@@ -448,3 +448,17 @@ def test_a_client_belongs_to_one_loop() -> None:
     assert asyncio.run(ask()) == "x"
     with pytest.raises(LoopMismatch, match="one Client for each loop"):
         asyncio.run(ask())
+
+
+def test_closing_the_client_under_a_run_ends_it_with_an_error_and_not_silently() -> None:
+    async def main() -> None:
+        client = VirtualClient(Settings(latency=1.0), max_concurrency=5)
+        results = client.map(prompts(100))
+        for _ in range(7):
+            await anext(results)
+        await client.aclose()
+        with pytest.raises(RunStopped, match="closed before its end"):
+            await anext(results)
+        assert not tasks_left()
+
+    run(main())

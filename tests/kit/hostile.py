@@ -33,6 +33,8 @@ class Peer:
     async def send(self, *pieces: bytes) -> None:
         """Write pieces, one packet each as far as the kernel allows."""
         for piece in pieces:
+            if self.writer.is_closing():
+                raise ConnectionResetError("the client is gone")
             self.writer.write(piece)
             await self.writer.drain()
             await asyncio.sleep(0)

@@ -11,10 +11,11 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from itertools import islice, zip_longest
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -56,12 +57,11 @@ def row_id(index: int) -> str:
     return f"row-{index:07}"
 
 
-def write_input(path: Path, rows: int, special: dict[int, str] | None = None) -> Path:
-    """An input of so many rows; `special` replaces the prompts of some."""
-    replaced = special or {}
+def write_input(path: Path, rows: int, special: Mapping[int, Mapping[str, str]] = MappingProxyType({})) -> Path:
+    """An input of so many rows; `special` has columns that some of them have instead or besides."""
     with path.open("w", encoding="ascii") as stream:
         for index in range(rows):
-            line = {"id": row_id(index), "prompt": replaced.get(index, prompt_of(index))}
+            line = {"id": row_id(index), "prompt": prompt_of(index), **special.get(index, {})}
             stream.write(json.dumps(line) + "\n")
     return path
 

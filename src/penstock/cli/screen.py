@@ -60,14 +60,14 @@ def money(cost: float | None) -> str:
 
 def account(summary: Summary, tally: Tally, output: str | None) -> str:
     """The closing account, several lines."""
+    reused = f"   ({summary.reused:,} of them from earlier sessions or equal rows)" if summary.reused else ""
+    unknown = f" ({summary.rows_without_cost:,} answers of unknown price)" if summary.rows_without_cost else ""
+    sends = f"{summary.sent:,} sent, {summary.throttled:,} throttled, {summary.retried:,} retried"
     lines = [
-        f"{summary.rows:,} rows = {summary.ok:,} ok + {summary.failed:,} failed + {summary.left:,} left"
-        + (f"   ({summary.reused:,} of them from earlier sessions or equal rows)" if summary.reused else ""),
-        f"{summary.sent:,} sent, {summary.throttled:,} throttled, {summary.retried:,} retried"
-        + f", {summary.ambiguous:,} that may be billed without an answer",
-        f"{summary.input_tokens:,} tokens in, {summary.output_tokens:,} out, cost {money(summary.cost)}"
-        + (f" ({summary.rows_without_cost:,} answers of unknown price)" if summary.rows_without_cost else ""),
-        f"{_duration(summary.wall_s)}, {summary.requests_per_s:,.1f} requests/s" + _latencies(tally),
+        f"{summary.rows:,} rows = {summary.ok:,} ok + {summary.failed:,} failed + {summary.left:,} left{reused}",
+        f"{sends}, {summary.ambiguous:,} that may be billed without an answer",
+        f"{summary.input_tokens:,} tokens in, {summary.output_tokens:,} out, cost {money(summary.cost)}{unknown}",
+        f"{_duration(summary.wall_s)}, {summary.requests_per_s:,.1f} requests/s{_latencies(tally)}",
     ]
     if tally.errors:
         lines.append("failed: " + ", ".join(f"{count:,} {kind}" for kind, count in sorted(tally.errors.items())))

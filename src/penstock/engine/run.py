@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from typing import Generic, TypeVar
 
 import msgspec
@@ -118,29 +119,38 @@ class Run:
         self._news = asyncio.Event()
         self._failure: BaseException | None = None
         self._originals: dict[bytes, asyncio.Future[Result | None] | int] = dict(plan.originals)
+        self._committer: asyncio.Task[None] | None = None
 
     # -- the consumer's side
 
     async def results(self) -> AsyncGenerator[Result, None]:
         """Results as they become certain. Leaving early cancels what is under way and waits until it is gone."""
-        committer = asyncio.create_task(self._commit_for_ever()) if self._plan.ledger is not None else None
+        if self._plan.ledger is not None:
+            self._committer = asyncio.create_task(self._commit_for_ever())
         self._add_worker()
         try:
-            async for result in self._in_order() if self._plan.ordered else self._as_certain():
-                yield result
+            async with aclosing(self._in_order() if self._plan.ordered else self._as_certain()) as results:
+                async for result in results:
+                    yield result
         finally:
-            await _gone(self._tasks | ({committer} if committer is not None else set()))
+            await self.aclose()
         if self._failure is not None:
             raise self._failure
         if self._caller.scope.stopped is not None:
             raise self._caller.scope.stopped
+
+    async def aclose(self) -> None:
+        """Give up what is under way and wait until it is gone; what was recorded stays. Calling it twice does no harm."""
+        if self._tasks:
+            self._fail(RunStopped("closed", "the run was closed before its end: run it again to go on"))
+        await _gone(self._tasks | ({self._committer} if self._committer is not None else set()))
 
     def stop(self, reason: RunStopped) -> None:
         """Send nothing more; what is under way may finish and is recorded. `results()` then raises `reason`."""
         self._draw.stop()
         self._caller.account.gate.dismiss(self._caller.scope, reason)
 
-    async def _in_order(self) -> AsyncIterator[Result]:
+    async def _in_order(self) -> AsyncGenerator[Result, None]:
         """Input order. With a ledger, what waits for its turn lies there; without one it keeps its room, so the source waits."""
         early: dict[int, Result | None] = {}
         turn = 0
@@ -156,7 +166,7 @@ class Run:
                     self._room.give()
                 turn += 1
 
-    async def _as_certain(self) -> AsyncIterator[Result]:
+    async def _as_certain(self) -> AsyncGenerator[Result, None]:
         while (result := await self._next_certain()) is not None:
             yield result
             self._room.give()

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from penstock.edges.http import HttpTransport, resolver
+from penstock.edges.http.connection import Connection
 from penstock.errors import NotSent
 from penstock.options import Timeouts
 from tests.edges.http.test_http_proxies import ConnectProxy
@@ -137,8 +138,16 @@ async def test_a_connection_handed_to_a_cancelled_request_goes_to_the_next() -> 
         first = (await busy(client, server, 1))[0]
         second, third = (asyncio.create_task(client.send(post(server.url()), PATIENT)) for _ in range(2))
         await until(lambda: client.statistics().waiting == 2)
-        first.add_done_callback(lambda _: second.cancel())
+        release = client._pool.release
+
+        def release_and_cancel(connection: Connection) -> None:
+            client._pool.release = release  # type: ignore[method-assign]
+            release(connection)
+            second.cancel()
+
+        client._pool.release = release_and_cancel  # type: ignore[method-assign]
         let_go.set()
+        await first
         assert (await third).body == b"abcd"
         assert second.cancelled()
         assert client.statistics().opened == 1

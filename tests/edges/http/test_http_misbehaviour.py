@@ -57,6 +57,7 @@ class Case(msgspec.Struct):
     kind: str
     timeouts: Timeouts = PATIENT
     status: int | None = None
+    max_body_bytes: int = 10_000
 
 
 CASES = {
@@ -66,7 +67,7 @@ CASES = {
     "only interim answers, then silence": Case(says(b"HTTP/1.1 102 Processing\r\n\r\n"), NoAnswer, "timeout", SHORT),
     "stall in the body": Case(says(HEAD + b"Content-Length: 9\r\n\r\nabc"), NoAnswer, "timeout", SHORT, 200),
     "stall in a chunk": Case(says(CHUNKED, b"5\r\nab"), NoAnswer, "timeout", SHORT, 200),
-    "slow drip": Case(repeats(CHUNKED, b"1\r\nx\r\n"), NoAnswer, "timeout", TOTAL, 200),
+    "slow drip": Case(repeats(CHUNKED, b"1\r\nx\r\n"), NoAnswer, "timeout", TOTAL, 200, 10**9),
     "slow drip of a head": Case(says(b"HTTP/1.1 200 OK\r\nX: y"), NoAnswer, "timeout", TOTAL),
     "closed before any answer": Case(says(then="close"), NoAnswer, "disconnected"),
     "reset before any answer": Case(says(then="reset"), NoAnswer, "disconnected"),
@@ -122,7 +123,7 @@ async def test_misbehaviour_ends_in_a_typed_error_and_leaves_nothing_open(name: 
     """The kind says what happened, all of it may be billed, and connection, descriptors and tasks are gone."""
     case = CASES[name]
     async with nothing_leaks(), hostile(case.script) as server:
-        transport = HttpTransport(environ={}, max_body_bytes=10_000)
+        transport = HttpTransport(environ={}, max_body_bytes=case.max_body_bytes)
         with pytest.raises(case.error) as caught:
             await ask(transport, server.url(), case.timeouts, how)
         assert (caught.value.kind, caught.value.maybe_billed) == (case.kind, True)

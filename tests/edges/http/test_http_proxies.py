@@ -116,7 +116,7 @@ class ConnectProxy:
 
 
 async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
+    while (data := await reader.read(65536)) and not writer.is_closing():
         writer.write(data)
     writer.transport.abort()
 

@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
         exchange.succeed()
 
     def _may_go_on(self, exchange: Exchange) -> bool:
-        if not self.is_open or (self._payload_bytes > ONE_WRITE_BYTES and self._transport.get_write_buffer_size()):
+        if self._payload_bytes > ONE_WRITE_BYTES and self._transport.get_write_buffer_size():
             return False  # an answer before the whole request was read leaves the rest of the request in the way
         if exchange.idle_limit is not None:
             self.idle_limit = min(IDLE_SECONDS, exchange.idle_limit * KEEP_ALIVE_SHARE)
@@ -182,8 +182,7 @@ class Connection(asyncio.Protocol):
 
     def is_fresh(self, now: float) -> bool:
         """True where an idle connection may carry a request: not too old, and not closed by the other side."""
-        idle = now - self.idle_since
-        return idle <= FRESH_SECONDS or (idle <= self.idle_limit and self.is_open and not self._readable())
+        return now - self.idle_since <= self.idle_limit and self.is_open and not self._readable()
 
     def _readable(self) -> bool:
         """True where something waits to be read, which on an idle connection is its end or nothing good."""

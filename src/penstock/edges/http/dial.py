@@ -76,15 +76,18 @@ class Dialer:
     async def _tunnel(self, sock: socket.socket, connection: Connection, proxy: Proxy) -> None:
         loop = asyncio.get_running_loop()
         tunnel = Tunnel(connection.origin, proxy)
-        transport = await self._adopt(sock, tunnel, proxy.origin)
         try:
-            await tunnel.ready
-            secured = await loop.start_tls(
-                transport, connection, self._context(), server_hostname=connection.origin.host
-            )
-        except BaseException:
-            transport.abort()
-            raise
+            transport = await self._adopt(sock, tunnel, proxy.origin)
+            try:
+                await tunnel.ready
+                secured = await loop.start_tls(
+                    transport, connection, self._context(), server_hostname=connection.origin.host
+                )
+            except BaseException:
+                transport.abort()
+                raise
+        finally:
+            tunnel.leave()
         connection.connection_made(cast("asyncio.Transport", secured))
 
     async def _adopt(self, sock: socket.socket, protocol: asyncio.Protocol, hop: Origin) -> asyncio.Transport:

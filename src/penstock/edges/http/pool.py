@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from penstock.edges.http.connection import Connection
+from penstock.edges.http.connection import FRESH_SECONDS, Connection
 from penstock.edges.http.wire import Origin
 from penstock.errors import NoAnswer, NotSent
 from penstock.options import Timeouts
@@ -47,6 +47,7 @@ class Pool:
 
     def __init__(self, max_connections: int) -> None:
         self._max = max_connections
+        self._closed = False
         self._idle: dict[Origin, list[Connection]] = {}
         self._connections: set[Connection] = set()
         self._unclosed: set[Connection] = set()
@@ -79,7 +80,7 @@ class Pool:
         shelf = self._idle.get(origin)
         while shelf:
             connection = shelf.pop()
-            if connection.is_fresh(now):
+            if now - connection.idle_since <= FRESH_SECONDS or connection.is_fresh(now):
                 self._reused += 1
                 return connection
             connection.close()
@@ -134,9 +135,10 @@ class Pool:
             self._hand_out_room()
             raise
         self._connecting -= 1
-        if not connection.is_open:
+        if self._closed or not connection.is_open:
+            connection.close()
             self._hand_out_room()
-            raise NotSent("connect", f"{connection.origin.authority}: closed as soon as it was opened", code="reset")
+            raise NotSent("connect", f"{connection.where}: closed as soon as it was opened", code="reset")
         self._connections.add(connection)
         self._opened += 1
         return connection
@@ -160,10 +162,10 @@ class Pool:
 
     def forget(self, connection: Connection) -> None:
         """A connection is being closed; its room goes to the first waiter."""
-        self._unclosed.add(connection)
         if connection not in self._connections:
-            return
+            return  # it never came about, so whoever dialled closes it; uvloop does not tell such a one of its end
         self._connections.discard(connection)
+        self._unclosed.add(connection)
         if connection in connection.shelf:
             connection.shelf.remove(connection)
         self._hand_out_room()
@@ -228,11 +230,11 @@ class Pool:
         if self._sweeper is not None:
             self._sweeper.cancel()
         self._sweeper = self.noted = None
-        self._max = 0
+        self._closed = True
         while (waiter := self._next_waiter()) is not None:
             waiter[1].set_exception(NotSent("connect", "the transport was closed", code="closed"))
         for connection in tuple(self._connections):
-            where = connection.origin.authority
+            where = connection.where
             connection.fail(NoAnswer("disconnected", f"{where}: the transport was closed meanwhile", maybe_billed=True))
         if self._unclosed:
             self._all_closed = asyncio.Event()

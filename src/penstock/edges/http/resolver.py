@@ -66,8 +66,11 @@ class Resolver:
         if task is None:
             task = self._lookups[key] = asyncio.create_task(_find(host, port))
             task.add_done_callback(lambda done: self._looked_up(key, done))
-        # Shielded, because the others who wait for the same name must not be cancelled along.
-        return await asyncio.shield(task)
+        # Waited for and not awaited, because the others who wait for the same name must not be cancelled along.
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise NotSent("connect", f"{host}: the transport was closed meanwhile", code="closed")
+        return task.result()
 
     def _looked_up(self, key: tuple[str, int], task: asyncio.Task[list[Address]]) -> None:
         self._lookups.pop(key, None)

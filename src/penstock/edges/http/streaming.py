@@ -21,13 +21,10 @@ GO_ON_BYTES = 64 * 1024
 class StreamedAnswer(Exchange):
     """An exchange whose body is taken piece by piece."""
 
-    __slots__ = ("_carrier", "_error", "_held", "_waiter", "buffered_bytes")
-
     def __init__(self, carrier: Carrier, limits: AnswerLimits, timeouts: Timeouts, deadline: float) -> None:
         super().__init__(carrier, limits, timeouts, deadline)
         self.chunks: deque[bytes] = deque()
         self.buffered_bytes = 0
-        self._carrier = carrier
         self._error: RequestError | None = None
         self._held = False
         self._waiter: asyncio.Future[None] | None = None
@@ -44,7 +41,7 @@ class StreamedAnswer(Exchange):
         self.buffered_bytes += len(chunk)
         if self.buffered_bytes > HOLD_BYTES and not self._held:
             self._held = True
-            self._carrier.pause()
+            self.carrier.pause()
         self._wake()
 
     def succeed(self) -> None:
@@ -76,7 +73,7 @@ class StreamedAnswer(Exchange):
     async def _more(self) -> None:
         if self._error is not None:
             raise self._error
-        self._waiter = self._carrier.loop.create_future()
+        self._waiter = self.carrier.loop.create_future()
         try:
             await self._waiter
         finally:
@@ -89,7 +86,7 @@ class StreamedAnswer(Exchange):
     def _go_on(self) -> None:
         if self._held:
             self._held = False
-            self._carrier.resume()
+            self.carrier.resume()
 
 
 class AnswerStream:

@@ -14,7 +14,7 @@ from typing import Self
 
 from penstock.edges.http.connection import Connection, StaleConnection
 from penstock.edges.http.dial import Dialer
-from penstock.edges.http.exchange import AnswerLimits, Exchange, WholeAnswer
+from penstock.edges.http.exchange import AnswerLimits, WholeAnswer
 from penstock.edges.http.pool import Pool, Statistics
 from penstock.edges.http.streaming import AnswerStream, StreamedAnswer
 from penstock.edges.http.wire import Origin, RequestHeads
@@ -62,9 +62,14 @@ class HttpTransport:
         now = monotonic()
         deadline = math.inf if timeouts.total is None else now + timeouts.total
         while True:
-            connection = self._pool.take(head.origin, now) or await self._acquire(head.origin, timeouts, deadline)
+            connection = self._pool.take(head.origin, now)
+            if connection is None:
+                connection = await self._acquire(head.origin, timeouts, deadline)
+                now = monotonic()
             exchange = WholeAnswer(connection, self._limits, timeouts, deadline)
-            self._begin(connection, exchange, head.payload(call.body))
+            connection.begin(exchange, head.payload(call.body), now)
+            if timeouts is not self._pool.noted:
+                self._pool.watch(timeouts)
             try:
                 return await exchange.outcome
             except StaleConnection:
@@ -83,9 +88,14 @@ class HttpTransport:
         now = monotonic()
         deadline = math.inf if timeouts.total is None else now + timeouts.total
         while True:
-            connection = self._pool.take(head.origin, now) or await self._acquire(head.origin, timeouts, deadline)
+            connection = self._pool.take(head.origin, now)
+            if connection is None:
+                connection = await self._acquire(head.origin, timeouts, deadline)
+                now = monotonic()
             exchange = StreamedAnswer(connection, self._limits, timeouts, deadline)
-            self._begin(connection, exchange, head.payload(call.body))
+            connection.begin(exchange, head.payload(call.body), now)
+            if timeouts is not self._pool.noted:
+                self._pool.watch(timeouts)
             try:
                 try:
                     await exchange.wait_for_head()
@@ -96,11 +106,6 @@ class HttpTransport:
             finally:
                 connection.abandon(exchange)
             return
-
-    def _begin(self, connection: Connection, exchange: Exchange, payload: bytes) -> None:
-        connection.begin(exchange, payload, monotonic())
-        if exchange.timeouts is not self._pool.noted:
-            self._pool.watch(exchange.timeouts)
 
     async def _acquire(self, origin: Origin, timeouts: Timeouts, deadline: float) -> Connection:
         """A connection before `deadline` (monotonic seconds), each attempt to open one within the connect time-out."""

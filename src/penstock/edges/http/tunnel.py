@@ -49,6 +49,11 @@ class Tunnel(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._refuse("it closed the connection" if exc is None else "it reset the connection")
 
+    def leave(self) -> None:
+        """Nobody waits any more: what happens from now on, or happened meanwhile, is no news."""
+        if not self.ready.cancel() and not self.ready.cancelled():
+            self.ready.exception()
+
     def _refuse(self, reason: str) -> None:
         if not self.ready.done():
             where = f"proxy {self._proxy.origin.authority} for {self._origin.authority}"

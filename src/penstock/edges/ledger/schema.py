@@ -69,7 +69,7 @@ def disk_trouble(path: Path) -> Iterator[None]:
     """Turn what SQLite and the system say about the disk into what a user can do."""
     try:
         yield
-    except (sqlite3.OperationalError, OSError) as error:
+    except (sqlite3.DatabaseError, OSError) as error:
         raise LedgerFailed(
             f"the ledger {path} cannot be read or written ({error}): make room or mend the disk, "
             "then run the same command again; what was recorded is safe"

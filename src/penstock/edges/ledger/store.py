@@ -19,6 +19,7 @@ import msgspec
 
 from penstock.edges.ledger.lock import Lock, refuse_network_disk
 from penstock.edges.ledger.reader import RunRecord
+from penstock.edges.ledger.salvage import free_name, salvage
 from penstock.edges.ledger.schema import (
     APPLICATION,
     COLUMNS,
@@ -55,13 +56,16 @@ class LedgerFile:
     """One ledger, open for a run. Implements `ports.Ledger`; call `begin` or `resume` before the first row.
 
     `damaged` tells how many rows failed their checksum, `lost` how many had been committed and were gone: they are sent
-    again. `recorded` sums up the rows that stay.
+    again. `set_aside` names a damaged file that was replaced by what could be `salvaged` of it, in rows. `recorded` sums
+    up the rows that stay.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run = 0
-        self.damaged = self.lost = 0
+        self.damaged = self.lost = self.salvaged = 0
+        self.set_aside: Path | None = None
+        self._closed = False
         self.recorded = Totals()
         self._states = bytearray()
         refuse_network_disk(path.parent)
@@ -133,13 +137,30 @@ class LedgerFile:
 
         `recorded` then holds the sums over the rows that stay; rows in a state of `resend` will be sent again.
         """
+        expected = self._slots.committed if self._slots.run == self.run else 0
         with disk_trouble(self.path):
-            expected = self._slots.committed if self._slots.run == self.run else 0
-            found = self._read_states(resend)
+            try:
+                found = self._read_states(resend)
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError:
+                self._set_aside_damaged()
+                found = self._read_states(resend)
             self.lost = max(0, expected - found)
             self._take_in_left_overs()
             self._save(record)
             self._slots.begin(self.run, self._slots.session + 1, found - self.damaged)
+
+    def _set_aside_damaged(self) -> None:
+        """Go on with a new file that has every row of the damaged one that can still be read and vouched for."""
+        self._connection.close()
+        self.set_aside = free_name(self.path)
+        for suffix in ("", "-wal", "-shm"):
+            if beside(self.path, suffix).exists():
+                beside(self.path, suffix).rename(beside(self.set_aside, suffix))
+        self._connection = self._open()
+        self.salvaged = salvage(self.set_aside, self._connection)
+        self.recorded, self.damaged, self._states = Totals(), 0, bytearray()
 
     def _save(self, record: RunRecord) -> None:
         encoded = msgspec.json.encode(record)
@@ -192,6 +213,11 @@ class LedgerFile:
         query = "SELECT coalesce(sum(sends), 0) FROM forgotten WHERE position >= ?"
         return int(self._connection.execute(query, (place(self.run, 0),)).fetchone()[0])
 
+    @property
+    def is_new(self) -> bool:
+        """True where no row was recorded before this session, so that looking one up is in vain."""
+        return self.run == 1 and not self._states
+
     # -- the port
 
     def state(self, index: int) -> int:
@@ -225,11 +251,16 @@ class LedgerFile:
         return await self._in_writer(lambda: self._at(place(self.run, index)))
 
     async def aclose(self) -> None:
-        """Write what is left of the log into the ledger and let go of it."""
+        """Write what is left of the log into the ledger and let go of it. Calling it twice does no harm."""
+        if self._closed:
+            return
         await asyncio.get_running_loop().run_in_executor(self._writer, self.close)
 
     def close(self) -> None:
-        """Let go of the ledger (from its own thread, or where no loop runs)."""
+        """Let go of the ledger (from its own thread, or where no loop runs). Calling it twice does no harm."""
+        if self._closed:
+            return
+        self._closed = True
         self._connection.close()
         self._slots.close()
         self._writer.shutdown(wait=False)
