@@ -305,6 +305,19 @@ async def test_nothing_that_prints_itself_shows_the_key() -> None:
     assert repr(client) == "HttpTransport(closed)"
 
 
+async def test_closing_ends_connections_that_are_on_their_way() -> None:
+    """A handshake that never ends does not outlive the transport."""
+    async with nothing_leaks(), hostile(Peer.gone) as server:
+        client = HttpTransport(environ={})
+        sending = asyncio.create_task(client.send(post(f"https://127.0.0.1:{server.port}/"), PATIENT))
+        await until(lambda: server.accepted == 1)
+        await client.aclose()
+        with pytest.raises(NotSent, match="closed meanwhile") as caught:
+            await sending
+        assert caught.value.code == "closed"
+        assert client.statistics().connecting == 0
+
+
 async def test_a_closed_transport_says_so() -> None:
     """What is under way fails as possibly billed, and nothing new is begun."""
 

@@ -11,9 +11,9 @@ from penstock.edges.http import HttpTransport, resolver
 from penstock.edges.http.connection import Connection
 from penstock.errors import NotSent
 from penstock.options import Timeouts
-from tests.edges.http.test_http_proxies import ConnectProxy
 from tests.kit.hostile import HostileServer, Peer, answer, hostile
 from tests.kit.http_probe import PATIENT, nothing_leaks, post, until
+from tests.kit.http_proxy import ConnectProxy
 from tests.kit.http_tls import serving, trusting
 
 

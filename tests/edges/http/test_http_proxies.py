@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 
 import pytest
@@ -13,6 +12,7 @@ from penstock.edges.http.wire import Origin
 from penstock.errors import NotSent, UsageError
 from tests.kit.hostile import Peer, Script, answer, hostile
 from tests.kit.http_probe import PATIENT, SHORT, nothing_leaks, post
+from tests.kit.http_proxy import ConnectProxy
 from tests.kit.http_tls import serving, trusting
 
 API = Origin("https", "api.example.com", 443)
@@ -95,30 +95,6 @@ def test_a_proxy_never_shows_its_password() -> None:
     """Its repr names scheme, host and port."""
     proxy = Proxies({"HTTPS_PROXY": "http://me:sk-canary@p:1"}).proxy_for(API)
     assert repr(proxy) == "Proxy(http://p:1)"
-
-
-class ConnectProxy:
-    """A small real proxy: tunnels CONNECT to where it says, and notes what it heard."""
-
-    def __init__(self) -> None:
-        self.heard: list[bytes] = []
-
-    async def __call__(self, peer: Peer) -> None:
-        head = await peer.head()
-        self.heard.append(head)
-        host, _, port = head.split()[1].decode().rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        await peer.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        try:
-            await asyncio.gather(_pipe(peer.reader, writer), _pipe(reader, peer.writer))
-        finally:
-            writer.transport.abort()
-
-
-async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while (data := await reader.read(65536)) and not writer.is_closing():
-        writer.write(data)
-    writer.transport.abort()
 
 
 async def answers(peer: Peer) -> None:

@@ -52,6 +52,7 @@ class Pool:
         self._connections: set[Connection] = set()
         self._unclosed: set[Connection] = set()
         self._connecting = 0
+        self._dialling: set[asyncio.Timeout] = set()
         self._waiters: deque[tuple[Origin, asyncio.Future[Connection | None]]] = deque()
         self._opened = 0
         self._reused = 0
@@ -128,7 +129,7 @@ class Pool:
 
     async def _open(self, connection: Connection, dial: Dial) -> Connection:
         try:
-            await dial(connection)
+            await self._dial_unless_closed(connection, dial)
         except BaseException:
             connection.close()
             self._connecting -= 1
@@ -142,6 +143,19 @@ class Pool:
         self._connections.add(connection)
         self._opened += 1
         return connection
+
+    async def _dial_unless_closed(self, connection: Connection, dial: Dial) -> None:
+        ended_by_closing = asyncio.timeout(None)
+        self._dialling.add(ended_by_closing)
+        try:
+            async with ended_by_closing:
+                await dial(connection)
+        except TimeoutError as error:
+            raise NotSent(
+                "connect", f"{connection.where}: the transport was closed meanwhile", code="closed"
+            ) from error
+        finally:
+            self._dialling.discard(ended_by_closing)
 
     # -- told by connections
 
@@ -233,6 +247,8 @@ class Pool:
         self._closed = True
         while (waiter := self._next_waiter()) is not None:
             waiter[1].set_exception(NotSent("connect", "the transport was closed", code="closed"))
+        for dialling in self._dialling:
+            dialling.reschedule(asyncio.get_running_loop().time())
         for connection in tuple(self._connections):
             where = connection.where
             connection.fail(NoAnswer("disconnected", f"{where}: the transport was closed meanwhile", maybe_billed=True))
