@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from penstock import Client, Limits, Request, UsageError
+from penstock.client import reviver
+from penstock.providers.catalog import SERVICES
 from penstock.records import HttpCall
 from penstock.testing import ScriptedTransport, completion
 
@@ -84,11 +86,15 @@ def test_a_limit_that_cannot_be_right_is_told_by_name(value: object) -> None:
         Limits(requests_per_minute=value)  # type: ignore[arg-type]
 
 
-async def test_more_in_flight_than_the_system_has_files_is_refused_with_the_figure() -> None:
+def test_more_in_flight_than_the_system_has_files_is_refused_with_the_figure() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    client = Client("vllm/m", max_concurrency=hard)
     with pytest.raises(UsageError, match=r"ulimit -n"):
-        await client.generate("hi")
+        Client("vllm/m", max_concurrency=hard)
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_the_recorded_answers_of_every_provider_are_read_without_a_key(name: str) -> None:
+    assert reviver(name)(completion("kept").body).text == "kept"
 
 
 async def test_rows_must_be_an_iterable_of_rows() -> None:

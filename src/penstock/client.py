@@ -102,6 +102,8 @@ class Client:
         self._retry = Retry(max_retries=max_retries, deadline=deadline)
         self._timeouts = Timeouts(total=timeout)
         self._max_concurrency = _concurrency(max_concurrency, self._limits)
+        if transport is None:
+            self._max_concurrency = _within_descriptors(self._max_concurrency, asked=max_concurrency is not None)
         self._key = api_key if api_key is not None else _key_from_environment(self._service, transport)
         self._base_url = base_url
         self._provider = chat_completions(
@@ -274,7 +276,7 @@ class Client:
                 await self._start_builtin()
             transport = self._transport
             if transport is None:
-                transport = await self._stack.enter_async_context(_closing(self._http()))
+                transport = await self._stack.enter_async_context(_closing(self._new_transport()))
             self._account = Account(
                 clock=self._clock,
                 transport=transport,
@@ -285,13 +287,7 @@ class Client:
             )
         return self._account
 
-    def _http(self) -> HttpTransport:
-        cap = connection_cap(raise_descriptor_limit())
-        if self._max_concurrency > cap:
-            raise UsageError(
-                f"max_concurrency {self._max_concurrency:,} needs more open files than the system allows: "
-                f"at most {cap:,}, or raise the limit (ulimit -n)"
-            )
+    def _new_transport(self) -> HttpTransport:
         return HttpTransport(environ=os.environ, max_connections=self._max_concurrency)
 
     async def _start_builtin(self) -> None:
@@ -362,6 +358,17 @@ def _concurrency(asked: Any, limits: Limits) -> int:
     if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
         raise UsageError(f"max_concurrency must be a positive whole number, not {asked!r}")
     return int(asked)
+
+
+def _within_descriptors(max_concurrency: int, *, asked: bool) -> int:
+    """As many as the system's limit of open files allows: our own default is lowered to it, a user's figure refused."""
+    cap = connection_cap(raise_descriptor_limit())
+    if max_concurrency > cap and asked:
+        raise UsageError(
+            f"max_concurrency {max_concurrency:,} needs more open files than the system allows: "
+            f"at most {cap:,}, or raise the limit (ulimit -n)"
+        )
+    return min(max_concurrency, cap)
 
 
 def _workers(max_concurrency: int) -> int:

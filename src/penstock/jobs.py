@@ -99,11 +99,14 @@ def _recorded(job: Job, source: Input, client: Client, before: RunRecord | None,
     record = RunRecord(digest, client.options(job.asking), input_name=job.input)
     if before is not None and _same_run(before, record):
         return msgspec.structs.replace(record, rows=before.rows), True
+    refused = before is not None and job.again == "resume"
     if isinstance(source, StandardInput):
+        if refused:
+            raise _changed(before, record, job, "")
         return record, False
     rows = _checked(source, job, client, tick)
-    if before is not None and job.again == "resume":
-        raise _changed(before, record, source, job, client)
+    if refused:
+        raise _changed(before, record, job, _count_of_new(source, job, client))
     return msgspec.structs.replace(record, rows=rows), False
 
 
@@ -140,19 +143,22 @@ def _bad_rows(errors: list[InputError]) -> InputError:
     return InputError(first.where, f"{first.reason}{more}{end}")
 
 
-def _changed(before: RunRecord, record: RunRecord, source: Input, job: Job, client: Client) -> RunChanged:
-    """The refusal of a run that is not the one in the ledger, with the count of what would be sent."""
-    assert not isinstance(source, StandardInput)
-    names = changed_options(before.options, record.options)
-    what = ", ".join(name.replace("_", " ") for name in names) or "the rows"
-    if names and before.input_digest != record.input_digest:
-        what += " and the rows"
-    new, total = _without_answer(source, job, client)
+def _changed(before: RunRecord | None, record: RunRecord, job: Job, count: str) -> RunChanged:
+    """The refusal of a run that is not the one in the ledger."""
+    assert before is not None
+    names = [name.replace("_", " ") for name in changed_options(before.options, record.options)]
+    if before.input_digest != record.input_digest:
+        names.append("the rows")
     return RunChanged(
-        f"{what} changed since {job.ledger} was made: {new:,} of {total:,} rows have no answer in it. "
-        "--update sends just those and keeps the other answers; --fresh starts over and keeps the old ledger under "
-        "another name; or choose another output"
+        f"{' and '.join(names)} changed since {job.ledger} was made{count}. --update sends just what has no answer yet "
+        "and keeps the other answers; --fresh starts over and keeps the old ledger under another name; "
+        "or choose another output"
     )
+
+
+def _count_of_new(source: Input, job: Job, client: Client) -> str:
+    new, total = _without_answer(source, job, client)
+    return f": {new:,} of {total:,} rows have no answer in it"
 
 
 def _without_answer(source: Input, job: Job, client: Client) -> tuple[int, int]:

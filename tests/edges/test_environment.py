@@ -41,6 +41,10 @@ def test_a_key_that_no_header_can_carry_is_refused_by_name_without_its_value(key
     assert "sk" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("limits", "allowed", "expected"),
+    [((1024, 4096), True, 4096), ((4096, 4096), True, 4096), ((1024, resource.RLIM_INFINITY), False, 1024)],
+)
 def test_the_descriptor_limit_is_raised_where_the_system_lets_us(
     monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], allowed: bool, expected: int
 ) -> None:
