@@ -192,7 +192,7 @@ def test_known_limits_are_kept_and_cause_no_throttle() -> None:
 def test_unknown_limits_are_obeyed_by_their_throttles_which_cost_no_retry() -> None:
     async def main() -> None:
         async with VirtualClient(Settings(requests_per_minute=300, latency=0.2), max_retries=0) as client:
-            results = await collect(client, prompts(800))
+            results = await collect(client, prompts(400))
             assert all(result.ok and result.attempts == 1 for result in results)
             assert client.stats.throttled > 0
 

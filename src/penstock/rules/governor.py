@@ -12,6 +12,7 @@ import msgspec
 
 from penstock.options import Limits
 from penstock.rules.bucket import Bucket
+from penstock.rules.pace import Pace
 
 RATE_SHARE = 0.99
 BURST = 0.5
@@ -61,6 +62,7 @@ class Governor:
         given = {name: value for name, value in msgspec.structs.asdict(limits).items() if value is not None}
         self._per_minute: dict[str, float] = given
         self._budgets = {name: Bucket(rate=value / 60 * RATE_SHARE, burst=BURST) for name, value in given.items()}
+        self._pace = Pace()
         self._paused_until = 0.0
         self._next_pause = FIRST_PAUSE
         self.counts_tokens = any(name != "requests_per_minute" for name in given)
@@ -69,11 +71,14 @@ class Governor:
         """Spend the charge from every budget and return None, or spend nothing and tell until when to wait."""
         if now < self._paused_until:
             return Wait(self._paused_until, "the end of a throttle")
+        if (ready := self._pace.ready_at()) > now:
+            return Wait(ready, "the pace that the provider allows")
         for name, bucket in self._budgets.items():
             if (ready := bucket.ready_at(charge.of(name))) > now:
                 return self._longest_wait(charge, ready)
         for name, bucket in self._budgets.items():
             bucket.take(now, charge.of(name))
+        self._pace.take(now)
         return None
 
     def _longest_wait(self, charge: Charge, ready: float) -> Wait:
@@ -105,14 +110,20 @@ class Governor:
         self._paused_until = max(self._paused_until, now + wait)
         for bucket in self._budgets.values():
             bucket.empty_until(self._paused_until)
+        self._pace.throttled(now, self._paused_until)
         return self._paused_until
 
     def answered(self, now: float) -> None:
         """An answer came through: the next throttle without a wait starts at one second again."""
+        self._pace.answered(now)
         if now >= self._paused_until:
             self._next_pause = FIRST_PAUSE
 
     def statistics(self, now: float) -> dict[str, float]:
-        """Seconds until each budget is whole again, and the rest of the pause."""
+        """Seconds until each budget is whole again, the rest of the pause, and the learned requests a second, if any."""
         waits = {name: max(0.0, bucket.whole_at - now) for name, bucket in self._budgets.items()}
-        return waits | {"throttled": max(0.0, self._paused_until - now)}
+        return (
+            waits
+            | {"throttled": max(0.0, self._paused_until - now)}
+            | ({"pace": rate} if (rate := self._pace.rate) else {})
+        )

@@ -85,6 +85,24 @@ async def test_a_slow_reader_holds_the_server_back() -> None:
         await client.aclose()
 
 
+async def test_an_answer_that_ended_while_held_back_leaves_a_connection_that_reads() -> None:
+    """A stream whose end arrived with the piece that was too much: its connection serves the next request."""
+
+    async def script(peer: Peer) -> None:
+        for body in (b"x" * (HOLD_BYTES + 40_000), b"next"):
+            await peer.request()
+            await peer.send(answer(body))
+        await peer.gone()
+
+    async with nothing_leaks(), hostile(script) as server:
+        client = HttpTransport(environ={})
+        async with client.stream(post(server.url()), PATIENT):
+            await until(lambda: client.statistics().idle == 1)
+        assert (await client.send(post(server.url()), PATIENT)).body == b"next"
+        assert client.statistics().opened == 1
+        await client.aclose()
+
+
 async def test_the_readers_own_slowness_is_no_stall() -> None:
     """While the reader keeps the server waiting, the time between bytes does not run; the total does."""
 
