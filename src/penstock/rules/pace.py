@@ -18,6 +18,7 @@ SHARE_THAT_CUTS = 0.03
 COUNTED_SECONDS = 1.0
 """A rate is measured over at least so long, from the first answer after a pause: neither the pause nor the latency is in it."""
 
+FORGOTTEN_AFTER = 10.0
 CUT = 0.95
 SMALLEST_CUT = 0.9
 SLOWEST = 0.02
@@ -33,7 +34,7 @@ class Pace:
     def __init__(self) -> None:
         self._bucket: Bucket | None = None
         self._share = 0.0
-        self._answers = 0
+        self._answers = 0.0
         self._counted_since: float | None = None
         self._count_from = -math.inf
         self._cut_at = -math.inf
@@ -55,13 +56,21 @@ class Pace:
     def answered(self, now: float) -> None:
         """An answer came: the rate grows by 1 % a second of use, ever faster the longer no cut was needed."""
         self._share *= SHARE_DECAY
-        if self._counted_since is None and now >= self._count_from:
-            self._counted_since = now
-        self._answers += self._counted_since is not None
+        self._count(now)
         if self._bucket is not None:
             growth = GROWTH_A_SECOND * 2.0 ** min((now - self._cut_at) / GROWTH_DOUBLES_IN, 6.0)
             # While the rate binds, `rate` answers come in a second, so each adds g to the rate for a growth by g a second.
             self._bucket.rate += min(growth, FASTEST_GROWTH)
+
+    def _count(self, now: float) -> None:
+        if self._counted_since is None:
+            if now >= self._count_from:
+                self._counted_since = now
+            return
+        self._answers += 1
+        if now - self._counted_since > FORGOTTEN_AFTER:
+            # The older half is forgotten, so that a quiet hour does not count as a slow provider.
+            self._answers, self._counted_since = self._answers / 2, now - FORGOTTEN_AFTER / 2
 
     def throttled(self, now: float, paused_until: float) -> None:
         """A throttle came: where they are no exception, cut to just below what was answered since the last cut."""
@@ -79,4 +88,4 @@ class Pace:
         if self._bucket is not None:
             rate, whole_at = min(measured, SMALLEST_CUT * self._bucket.rate), self._bucket.whole_at
         self._bucket = Bucket(max(rate, SLOWEST), BURST, whole_at)
-        self._answers, self._counted_since, self._cut_at = 0, None, now
+        self._answers, self._counted_since, self._cut_at = 0.0, None, now
