@@ -18,6 +18,9 @@ SHARE_THAT_CUTS = 0.03
 COUNTED_SECONDS = 1.0
 """A rate is measured over at least so long, from the first answer after a pause: neither the pause nor the latency is in it."""
 
+MOST_ABOVE = 2.0
+"""The rate does not grow where it does not bind: at most to twice of what is answered."""
+
 FORGOTTEN_AFTER = 10.0
 CUT = 0.95
 SMALLEST_CUT = 0.9
@@ -57,10 +60,16 @@ class Pace:
         """An answer came: the rate grows by 1 % a second of use, ever faster the longer no cut was needed."""
         self._share *= SHARE_DECAY
         self._count(now)
-        if self._bucket is not None:
+        if self._bucket is not None and self._bucket.rate < MOST_ABOVE * self._measured(now):
             growth = GROWTH_A_SECOND * 2.0 ** min((now - self._cut_at) / GROWTH_DOUBLES_IN, 6.0)
             # While the rate binds, `rate` answers come in a second, so each adds g to the rate for a growth by g a second.
             self._bucket.rate += min(growth, FASTEST_GROWTH)
+
+    def _measured(self, now: float) -> float:
+        """Answers a second since the last cut; infinite until it is known."""
+        if self._counted_since is None or now - self._counted_since < COUNTED_SECONDS:
+            return math.inf
+        return self._answers / (now - self._counted_since)
 
     def _count(self, now: float) -> None:
         if self._counted_since is None:
