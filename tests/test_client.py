@@ -97,6 +97,18 @@ def test_the_recorded_answers_of_every_provider_are_read_without_a_key(name: str
     assert reviver(name)(completion("kept").body).text == "kept"
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [("HTTPS_PROXY", "socks5://127.0.0.1:1", "socks5"), ("SSL_CERT_FILE", "/nowhere/ca.pem", "SSL_CERT_FILE")],
+)
+def test_a_proxy_or_certificates_that_cannot_be_used_are_told_before_anything_is_sent(
+    name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=told):
+        Client("openai/gpt-x", api_key="sk-x")
+
+
 async def test_rows_must_be_an_iterable_of_rows() -> None:
     async with Client("openai/m", transport=scripted()) as client:
         with pytest.raises(UsageError, match=r"use generate\(\)"):

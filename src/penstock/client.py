@@ -110,6 +110,9 @@ class Client:
             self._service, base_url=base_url or _placeholder(self._service), api_key=self._key or _unused(transport)
         )
         self._transport, self._clock = transport, clock or SystemClock()
+        if transport is None:
+            # What can never be sent is told here, not in the middle of a run.
+            self._new_transport().check(self._provider.call(b"", self.model))
         self._prices = prices or GenaiPrices(self._service.name)
         self._stack = AsyncExitStack()
         self._loop: asyncio.AbstractEventLoop | None = None

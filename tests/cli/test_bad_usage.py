@@ -18,7 +18,6 @@ from tests.kit.command import (
     Recorder,
     in_process_of_its_own,
     json_lines,
-    silent_server,
     snapshot,
 )
 
@@ -40,7 +39,7 @@ class Link(NamedTuple):
 class Case(NamedTuple):
     """`penstock run INPUT -o OUTPUT ... OPTIONS` over some files, and words that its message must have.
 
-    `model` and `base_url` stand for -m and --base-url; without a base URL of its own a case gets the silent server's.
+    `model` and `base_url` stand for -m and --base-url; without a base URL of its own a case gets the recording provider's.
     """
 
     name: str
@@ -92,7 +91,9 @@ INPUTS = [
     content("blank lines only", "there are no rows in it", "in.txt", b"\n  \n\n"),
     content("CSV with a header only", "there are no rows in it", "in.csv", b"name,text\n", "--prompt", "{text}"),
     Case("empty folder", "there is no file in this folder", files={"rows": Folder()}, input="rows"),
-    Case("folder of hidden files", "hidden ones do not count", files={"rows/.x": b"x", "rows/.d/y": b"y"}, input="rows"),
+    Case(
+        "folder of hidden files", "hidden ones do not count", files={"rows/.x": b"x", "rows/.d/y": b"y"}, input="rows"
+    ),
     Case(
         "folder with a picture",
         "pic.png: not UTF-8 text",
@@ -111,19 +112,31 @@ INPUTS = [
     content("CSV with a nameless column", "column 2 has no name", "in.csv", b"name,\na,b\n", "--prompt", "{name}"),
     content("empty CSV", "first line must name the columns", "in.csv", b"", "--prompt", "{text}"),
     content("CSV header twice", "column names must differ", "in.csv", b"a,b,a\n1,2,3\n", "--prompt", "{a}"),
-    content("CSV row too long", "in.csv:3: 3 fields where the header has 2", "in.csv", b"a,b\n1,2\n1,2,3\n", "--prompt", "{a}"),
+    content(
+        "CSV row too long",
+        "in.csv:3: 3 fields where the header has 2",
+        "in.csv",
+        b"a,b\n1,2\n1,2,3\n",
+        "--prompt",
+        "{a}",
+    ),
     content("CSV row too short", "in.csv:2: 1 fields where", "in.csv", b"a,b\n1\n", "--prompt", "{a}"),
     content("CSV quote never closed", "never closed", "in.csv", b'a,b\n1,"2\n', "--prompt", "{a}"),
-    content("same id twice", "in.jsonl:2: the id 'x' is also that of in.jsonl:1", "in.jsonl", json_lines([{"id": "x", "prompt": "1"}, {"id": "x", "prompt": "2"}])),
+    content(
+        "same id twice",
+        "in.jsonl:2: the id 'x' is also that of in.jsonl:1",
+        "in.jsonl",
+        json_lines([{"id": "x", "prompt": "1"}, {"id": "x", "prompt": "2"}]),
+    ),
     row("prompt of another type", "prompt must be text", {"prompt": 7}),
     row("empty prompt in a row", "the prompt is empty", {"prompt": " "}),
-    row("no prompt and no messages", "give --prompt with {column} fields", {"text": "two"}),
+    row("no prompt and no messages", "no prompt and no messages; give --prompt with {column} fields", {"text": "two"}),
     row("row without the prompt's column", "there is no column 'c'", {"d": 1}, "--prompt", "Say {c}"),
     row("null column", "column 'c' is null", {"c": None}, "--prompt", "Say {c}"),
     row("all columns empty", "nothing to ask about", {"c": ""}, "--prompt", "Say {c}"),
     row("id of another type", "'id' must be a whole number or a text", {"id": 1.5, "prompt": "two"}),
-    row("id column missing in a row", "no column 'c' to take the id from", {"prompt": "two"}, "--id", "c"),
-    row("kept column missing in a row", "no column 'c' to keep", {"prompt": "two"}, "--keep", "c"),
+    row("id column missing in a row", "there is no column 'c' to take the id from", {"prompt": "two"}, "--id", "c"),
+    row("kept column missing in a row", "there is no column 'c' to keep", {"prompt": "two"}, "--keep", "c"),
     row("messages empty", "messages must be a list that is not empty", {"messages": []}),
     row("messages not a list", "messages must be a list", {"messages": "hello"}),
     row("message without role", "each message must be an object with a role", {"messages": [{"content": "x"}]}),
@@ -141,7 +154,7 @@ INPUTS = [
         model="openai/m",
         env=KEYED,
     ),
-]  # fmt: skip
+]
 
 TEMPLATES = [
     Case("prompt that names no column", "names no column", ("--prompt", "Summarise."), {"in.csv": TABLE}, "in.csv"),
@@ -171,33 +184,63 @@ MODELS = [
     Case("empty model", "no model name", model=""),
     Case("no key", "OPENAI_API_KEY", model="openai/m", base_url=""),
     Case("blank key", "OPENAI_API_KEY", model="openai/m", base_url="", env={"OPENAI_API_KEY": "  "}),
-    Case("key with a control character", "OPENAI_API_KEY has a character", model="openai/m", env={"OPENAI_API_KEY": f"{SECRET}\x01"}),
-    Case("key with a line break", "OPENAI_API_KEY has a character", model="openai/m", env={"OPENAI_API_KEY": f"{SECRET}\nx"}),
+    Case(
+        "key with a control character",
+        "OPENAI_API_KEY has a character",
+        model="openai/m",
+        env={"OPENAI_API_KEY": f"{SECRET}\x01"},
+    ),
+    Case(
+        "key with a line break",
+        "OPENAI_API_KEY has a character",
+        model="openai/m",
+        env={"OPENAI_API_KEY": f"{SECRET}\nx"},
+    ),
     Case("provider without an address", "give its --base-url", model="custom/m", base_url=""),
     Case("base URL without scheme", "write http(s)://HOST", base_url="localhost:8000/v1"),
     Case("base URL by FTP", "write http(s)://HOST", base_url="ftp://localhost/v1"),
     Case("base URL with a password", "write http(s)://HOST", base_url=f"http://me:{SECRET}@localhost/v1"),
     Case("base URL with a query", "must not have a query", base_url=f"http://localhost/v1?key={SECRET}"),
     Case("base URL with a blank", "write http(s)://HOST", base_url="http://local host/v1"),
-]  # fmt: skip
+]
 
 OUTPUTS = [
     Case("output is the input", "may be yours", output="in.jsonl"),
-    Case("output is the input, which has a ledger", "is the input itself", files={"in.jsonl": ROWS, "in.jsonl.ledger": b""}, output="in.jsonl"),
+    Case(
+        "output is the input, which has a ledger",
+        "is the input itself",
+        files={"in.jsonl": ROWS, "in.jsonl.ledger": b""},
+        output="in.jsonl",
+    ),
     Case("output links to the input", "may be yours", files={"in.jsonl": ROWS, "out.jsonl": Link("in.jsonl")}),
-    Case("output links to the input, with a ledger", "is the input itself", files={"in.jsonl": ROWS, "out.jsonl": Link("in.jsonl"), "out.jsonl.ledger": b""}),
+    Case(
+        "output links to the input, with a ledger",
+        "is the input itself",
+        files={"in.jsonl": ROWS, "out.jsonl": Link("in.jsonl"), "out.jsonl.ledger": b""},
+    ),
     Case("output without a ledger", "move it or choose another name", files={"in.jsonl": ROWS, "out.jsonl": b"mine"}),
     Case("output is a folder", "name a file in it", files={"in.jsonl": ROWS, "out.jsonl": Folder()}),
     Case("folder of the output missing", "create it first", output="no/such/out.jsonl"),
-    Case("output in the input folder", "would become a row of it", ("--prompt", "{text}"), {"rows/a.txt": b"a"}, "rows", "rows/out.jsonl"),
+    Case(
+        "output in the input folder",
+        "would become a row of it",
+        ("--prompt", "{text}"),
+        {"rows/a.txt": b"a"},
+        "rows",
+        "rows/out.jsonl",
+    ),
     Case("output to standard output", "OUTPUT must be a file", output="-"),
-    Case("ledger is another program's text", "is not a ledger of Penstock", files={"in.jsonl": ROWS, "out.jsonl.ledger": b"my notes, long enough to be one\n" * 40}),
+    Case(
+        "ledger is another program's text",
+        "is not a ledger of Penstock",
+        files={"in.jsonl": ROWS, "out.jsonl.ledger": b"my notes, long enough to be one\n" * 40},
+    ),
     usage("summary in a missing folder", "create it first", "--summary", "no/such/summary.json"),
     Case("summary is a folder", "name a file", ("--summary", "s"), {"in.jsonl": ROWS, "s": Folder()}),
     usage("summary is the input", "--summary in.jsonl", "--summary", "in.jsonl"),
     usage("summary is the output", "--summary ./out.jsonl", "--summary", "./out.jsonl"),
     usage("summary is the ledger", "--summary out.jsonl.ledger", "--summary", "out.jsonl.ledger"),
-]  # fmt: skip
+]
 
 OPTIONS = [
     usage("rpm zero", "--rpm", "--rpm", "0"),
@@ -264,18 +307,19 @@ def test_the_table_has_what_was_promised() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
-def test_bad_usage_of_run(case: Case, penstock: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_usage_of_run(
+    case: Case, penstock: Command, provider: Recorder, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Exit 2, told what to do on standard error, nothing sent, no file made or changed, no secret shown."""
     for name, value in case.env.items():
         monkeypatch.setenv(name, value)
     lay_out(folder, case.files)
     before = snapshot(folder)
-    with silent_server() as server:
-        ran = penstock(*arguments_of(case, server.base_url))
-        assert (ran.status, ran.out) == (2, ""), ran.err
-        assert case.says in ran.err
-        assert SECRET not in ran.err
-        assert not server.visited
+    ran = penstock(*arguments_of(case, provider.base_url))
+    assert (ran.status, ran.out) == (2, ""), ran.err
+    assert case.says in ran.err
+    assert SECRET not in ran.err
+    assert provider.connections == 0
     assert snapshot(folder) == before
 
 
@@ -295,15 +339,21 @@ OTHER = {
     "generate without a model": (["generate", "hi"], "Missing option '-m'"),
     "generate with an empty prompt": (["generate", " ", "-m", "vllm/m"], "prompt"),
     "generate by an unknown provider": (["generate", "hi", "-m", "opnai/m"], "known are openai"),
-    "generate with a param of no value": (["generate", "hi", "-m", "vllm/m", "--param", "x"], "--param takes KEY=VALUE"),
+    "generate with a param of no value": (
+        ["generate", "hi", "-m", "vllm/m", "--param", "x"],
+        "--param takes KEY=VALUE",
+    ),
     "generate without an address": (["generate", "hi", "-m", "custom/m"], "give its --base-url"),
-    "generate with a temperature that is none": (["generate", "hi", "-m", "vllm/m", "--temperature", "nan"], "--temperature"),
+    "generate with a temperature that is none": (
+        ["generate", "hi", "-m", "vllm/m", "--temperature", "nan"],
+        "--temperature",
+    ),
     "simulate an unknown fault": (["simulate", "--port", "0", "--fault", "boom=1"], "use one of error_500"),
     "simulate a rate of two": (["simulate", "--port", "0", "--fault", "reset=2"], "from 0 to 1"),
     "simulate on port 70000": (["simulate", "--port", "70000"], "--port"),
     "simulate no latency": (["simulate", "--port", "0", "--latency", "fast"], "write 0.5, or 0.3..1.5"),
     "demo with an argument": (["demo", "again"], "unexpected extra argument"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OTHER)
@@ -335,14 +385,13 @@ def test_the_demo_overwrites_nothing_of_the_users(name: str, says: str, penstock
 
 
 @pytest.mark.parametrize("name", ["missing input", "no key", "output without a ledger", "JSON syntax error"])
-def test_a_process_of_its_own_ends_the_same_way(name: str, folder: Path) -> None:
+def test_a_process_of_its_own_ends_the_same_way(name: str, provider: Recorder, folder: Path) -> None:
     """The status is the process's, the message has no traceback, and standard output stays empty."""
     case = next(case for case in CASES if case.name == name)
     lay_out(folder, case.files)
     before = snapshot(folder)
-    with silent_server() as server:
-        ran = in_process_of_its_own(*arguments_of(case, server.base_url))
-        assert not server.visited
+    ran = in_process_of_its_own(*arguments_of(case, provider.base_url))
+    assert provider.connections == 0
     assert (ran.status, ran.out) == (2, "")
     assert case.says in ran.err
     assert "Traceback" not in ran.err

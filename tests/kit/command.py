@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pty
-import select
-import socket
 import subprocess
 import sys
 import threading
@@ -113,30 +111,10 @@ def snapshot(folder: Path) -> Snapshot:
     found: Snapshot = {}
     for path in sorted(folder.rglob("*")):
         state = path.lstat()
-        content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else ""
+        content = str(path.readlink()) if path.is_symlink() else path.read_bytes() if path.is_file() else ""
         size = 0 if path.is_dir() else state.st_size
         found[str(path.relative_to(folder))] = (state.st_mode, size, state.st_mtime_ns, content)
     return found
-
-
-class SilentServer:
-    """A socket that listens and never answers: it only knows whether anybody came."""
-
-    def __init__(self, listener: socket.socket) -> None:
-        self._listener = listener
-        self.base_url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-
-    @property
-    def visited(self) -> bool:
-        """True once a connection waits to be accepted."""
-        return bool(select.select([self._listener], [], [], 0)[0])
-
-
-@contextmanager
-def silent_server() -> Iterator[SilentServer]:
-    """A listening socket for the length of the block."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield SilentServer(listener)
 
 
 class Recorder:
@@ -144,6 +122,7 @@ class Recorder:
 
     def __init__(self, hold_from: int | None = None) -> None:
         self.bodies: list[dict[str, Any]] = []
+        self.connections = 0
         self.base_url = ""
         self.released = threading.Event()
         self._hold_from = hold_from
@@ -181,6 +160,10 @@ def recorder(hold_from: int | None = None) -> Iterator[Recorder]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            kept.connections += 1
+            super().setup()
 
         def do_POST(self) -> None:
             answer = kept.answer(self.rfile.read(int(self.headers["Content-Length"])))

@@ -34,8 +34,10 @@ Example:
 def demo(no_progress: bool) -> int:
     from penstock.cli.session import Telling, run_job
     from penstock.client import Asking, Client
-    from penstock.jobs import Job
+    from penstock.edges.files import check_output
+    from penstock.jobs import Job, ledger_of
 
+    check_output(INPUT, OUTPUT, ledger_exists=ledger_of(OUTPUT).exists())
     _write_topics(Path(INPUT))
     click.echo(
         f'This is: penstock run {INPUT} -o {OUTPUT} -m {MODEL} --id topic --prompt "{PROMPT}" '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +24,18 @@ def chain(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-POSITIVE = click.FloatRange(min=0, min_open=True)
+class FiniteRange(click.FloatRange):
+    """A range of floats without infinity and not-a-number, which pass the comparisons of click's own."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} must be a finite number.", param, ctx)
+        return number
+
+
+POSITIVE = FiniteRange(min=0, min_open=True)
+NOT_NEGATIVE = FiniteRange(min=0)
 COUNT = click.IntRange(min=1)
 
 model_options = chain(
@@ -33,7 +45,7 @@ model_options = chain(
 asking_options = chain(
     click.option("--system", metavar="TEXT", help="System message for rows that have none."),
     click.option("--max-tokens", type=COUNT, metavar="N", help="Longest answer, in tokens."),
-    click.option("--temperature", type=click.FloatRange(min=0), metavar="T", help="Sampling temperature."),
+    click.option("--temperature", type=NOT_NEGATIVE, metavar="T", help="Sampling temperature."),
     click.option(
         "--param", "params", multiple=True, metavar="KEY=VALUE", help="Any other field of the body (JSON or text)."
     ),
@@ -49,12 +61,13 @@ def params_of(pairs: Sequence[str], max_tokens: int | None, temperature: float |
     """The parameters of the body; a value that is JSON is meant as JSON, any other is text."""
     params: dict[str, Any] = {}
     for pair in pairs:
-        key, sign, value = pair.partition("=")
-        if not sign or not key.strip():
+        name, sign, value = pair.partition("=")
+        key = name.strip()
+        if not sign or not key:
             raise click.UsageError(f"--param takes KEY=VALUE, not {pair!r}; for example --param top_p=0.9")
         if key in params:
             raise click.UsageError(f"--param {key} is given twice")
-        params[key.strip()] = _json_or_text(value)
+        params[key] = _json_or_text(value)
     for key, given in (("max_tokens", max_tokens), ("temperature", temperature)):
         if given is not None:
             if key in params:

@@ -7,7 +7,16 @@ from typing import Any, Literal
 
 import click
 
-from penstock.cli.options import COUNT, POSITIVE, asking_options, model_options, params_of, patience_options, prompt_of
+from penstock.cli.options import (
+    COUNT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    asking_options,
+    model_options,
+    params_of,
+    patience_options,
+    prompt_of,
+)
 
 _HELP = """Send every row of INPUT to a model and write one line for each to OUTPUT.
 
@@ -54,7 +63,7 @@ command again to resume.
 @patience_options
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=NOT_NEGATIVE,
     default=30.0,
     show_default=True,
     help="Seconds for what is in flight at Ctrl-C.",
@@ -82,7 +91,7 @@ def run(**given: Any) -> int:
         deadline=given["deadline"],
     )
     telling = Telling(
-        summary=_summary(given["summary"]),
+        summary=_summary(given["summary"], (job.input, job.output, str(job.ledger))),
         progress=not given["no_progress"],
         verbose=given["verbose"],
         grace=given["grace"],
@@ -118,9 +127,15 @@ def _again(*, update: bool, fresh: bool) -> Literal["resume", "update", "fresh"]
     return "update" if update else "fresh" if fresh else "resume"
 
 
-def _summary(path: str | None) -> str | None:
-    if path is not None and not Path(path).resolve().parent.is_dir():
+def _summary(path: str | None, taken: tuple[str, ...]) -> str | None:
+    """The path of the summary; refused where writing it would fail or destroy a file that the run has."""
+    if path is None:
+        return None
+    place = Path(path).resolve()
+    if not place.parent.is_dir():
         raise click.UsageError(f"--summary {path}: the folder does not exist; create it first")
-    if path is not None and Path(path).is_dir():
+    if place.is_dir():
         raise click.UsageError(f"--summary {path} is a folder; name a file")
+    if place in {Path(other).resolve() for other in taken}:
+        raise click.UsageError(f"--summary {path} is a file of the run itself; choose another name")
     return path

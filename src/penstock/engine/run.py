@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from penstock.engine.call import Caller
-from penstock.errors import InputError, LedgerFailed, PenstockError, RunStopped, request_error
+from penstock.errors import InputError, LedgerFailed, PenstockError, RequestError, RunStopped, request_error
 from penstock.ports import Ledger, Prices
 from penstock.records import Entry, RawRow, Result, Row
 from penstock.rules.entries import NO_REQUEST, to_entry, to_result
@@ -226,13 +226,14 @@ class Run:
             await self._row(raw)
 
     async def _row(self, raw: RawRow) -> None:
+        account = self._caller.account
         try:
             row = self._plan.render(raw)
-        except InputError as error:
-            self._finish(Result(raw.index, raw.index, error=request_error("input", str(error))), NO_REQUEST)
+            body = account.provider.encode(row.request, row.request.model or account.model)
+        except (InputError, RequestError) as error:
+            reason = request_error("input", str(error))
+            self._finish(Result(raw.index, raw.index, error=reason), NO_REQUEST)
             return
-        account = self._caller.account
-        body = account.provider.encode(row.request, row.request.model or account.model)
         digest = request_digest(account.provider.name, body)
         if self._plan.look_up and await self._known(row, digest):
             return

@@ -40,6 +40,12 @@ class Dialer:
         proxy = self._proxies.proxy_for(origin) if origin.scheme == "http" else None
         return None if proxy is None else proxy.headers
 
+    def check(self, origin: Origin) -> None:
+        """Raise the `UsageError` that opening a connection would raise: a proxy or certificates that cannot be used."""
+        proxy = self._proxies.proxy_for(origin)
+        if origin.scheme == "https" or (proxy is not None and proxy.origin.scheme == "https"):
+            self._context()
+
     async def open(self, connection: Connection, seconds: float) -> None:
         """Connect `connection` to its origin within `seconds`, or raise `NotSent`."""
         where = connection.origin.authority

@@ -56,6 +56,10 @@ class HttpTransport:
         """Connections now and since the start."""
         return self._pool.statistics()
 
+    def check(self, call: HttpCall) -> None:
+        """Raise the `UsageError` that sending this call would raise: its URL or headers, the proxy, the certificates."""
+        self._dialer.check(self._heads.get(call).origin)
+
     async def send(self, call: HttpCall, timeouts: Timeouts) -> HttpAnswer:
         """The whole answer, of any status. Raises `UsageError`, `NotSent`, `NoAnswer` or `BadAnswer`."""
         head = self._heads.get(call)
