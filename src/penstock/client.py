@@ -37,6 +37,7 @@ from penstock.edges.prices import GenaiPrices
 from penstock.engine.call import Account, Caller
 from penstock.engine.gate import Gate, Scope
 from penstock.engine.run import Plan, Run
+from penstock.engine.source import raw_rows
 from penstock.errors import InputError, LoopMismatch, UsageError
 from penstock.options import Limits, Retry, Timeouts
 from penstock.ports import Clock, Ledger, Observer, Prices, Transport
@@ -193,7 +194,7 @@ class Client:
         try:
             choices = {"ordered": ordered, "dedupe": dedupe, "retry_failed": retry_failed}
             choices["look_up"] = store is not None and not (isinstance(store, LedgerFile) and store.is_new)
-            run = await self.start(_raw_rows(rows), asking, Tally(), ledger=store, **choices)
+            run = await self.start(raw_rows(rows), asking, Tally(), ledger=store, **choices)
         except BaseException:
             if own is not None:
                 await own.aclose()
@@ -377,30 +378,6 @@ def _within_descriptors(max_concurrency: int, *, asked: bool) -> int:
 def _workers(max_concurrency: int) -> int:
     """A few more than may be in flight: rows that wait for a retry hold a worker and must not hold back the others."""
     return max_concurrency + max_concurrency // 4 + 1
-
-
-def _raw_rows(rows: Iterable[Any] | AsyncIterable[Any]) -> Iterator[RawRow] | AsyncIterator[RawRow]:
-    if isinstance(rows, AsyncIterable):
-        return _raw_rows_as_they_come(rows)
-    if isinstance(rows, str | bytes | Mapping):
-        raise UsageError("rows must be a list or another iterable of rows; for one prompt use generate()")
-    return (_raw_row(index, row) for index, row in enumerate(rows))
-
-
-async def _raw_rows_as_they_come(rows: AsyncIterable[Any]) -> AsyncIterator[RawRow]:
-    index = 0
-    async for row in rows:
-        yield _raw_row(index, row)
-        index += 1
-
-
-def _raw_row(index: int, row: Any) -> RawRow:
-    where = f"row {index}"
-    if isinstance(row, str | Mapping):
-        return RawRow(index, where, row)
-    if isinstance(row, list | tuple):
-        return RawRow(index, where, {"messages": list(row)})
-    return RawRow(index, where, None, f"a row is a text, a mapping or a list of messages, not {type(row).__name__}")
 
 
 async def _close_run(run: Run, own_ledger: LedgerFile | None) -> None:

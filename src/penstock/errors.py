@@ -23,7 +23,7 @@ Errors carry plain fields, so that they can be stored and compared; a message ne
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypedDict, Unpack
 
 Kind: TypeAlias = Literal[
     "connect",
@@ -107,6 +107,16 @@ class LoopMismatch(PenstockError):
     """A Client belongs to the event loop that it was opened on; another loop needs a Client of its own."""
 
 
+class ErrorFields(TypedDict, total=False):
+    """What a `RequestError` may know beside its kind and message; the meanings stand there."""
+
+    status: int | None
+    code: str | None
+    request_id: str | None
+    retry_after: float | None
+    maybe_billed: bool
+
+
 class RequestError(PenstockError):
     """One request came to nothing.
 
@@ -115,25 +125,18 @@ class RequestError(PenstockError):
     `maybe_billed` is true where the provider may have done, and may charge for, work whose answer is lost.
     """
 
-    def __init__(
-        self,
-        kind: Kind,
-        message: str,
-        *,
-        status: int | None = None,
-        code: str | None = None,
-        request_id: str | None = None,
-        retry_after: float | None = None,
-        maybe_billed: bool = False,
-    ) -> None:
+    def __init__(self, kind: Kind, message: str, **fields: Unpack[ErrorFields]) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
-        self.status = status
-        self.code = code
-        self.request_id = request_id
-        self.retry_after = retry_after
-        self.maybe_billed = maybe_billed
+        self.status = fields.get("status")
+        self.code = fields.get("code")
+        self.request_id = fields.get("request_id")
+        self.retry_after = fields.get("retry_after")
+        self.maybe_billed = fields.get("maybe_billed", False)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return request_error, (self.kind, self.message), self.__dict__
 
     def __repr__(self) -> str:
         status = f", status={self.status}" if self.status is not None else ""
@@ -190,23 +193,6 @@ KINDS: dict[Kind, type[RequestError]] = {
 }
 
 
-def request_error(
-    kind: Kind,
-    message: str,
-    *,
-    status: int | None = None,
-    code: str | None = None,
-    request_id: str | None = None,
-    retry_after: float | None = None,
-    maybe_billed: bool = False,
-) -> RequestError:
+def request_error(kind: Kind, message: str, **fields: Unpack[ErrorFields]) -> RequestError:
     """The typed error of a kind: `request_error("timeout", ...)` is a `NoAnswer`."""
-    return KINDS[kind](
-        kind,
-        message,
-        status=status,
-        code=code,
-        request_id=request_id,
-        retry_after=retry_after,
-        maybe_billed=maybe_billed,
-    )
+    return KINDS[kind](kind, message, **fields)

@@ -275,7 +275,7 @@ OPTIONS = [
     usage("unknown option", "No such option", "--colour"),
     usage("an option without its value", "requires an argument", "--rpm"),
     usage("two inputs", "unexpected extra argument", "more.jsonl"),
-    Case("proxy that is no URL", "http_proxy", env={"http_proxy": "ftp://proxy:1"}),
+    Case("proxy that is no URL", "use http://host:port", env={"http_proxy": "ftp://proxy:1"}),
 ]
 
 CASES = INPUTS + TEMPLATES + MODELS + OUTPUTS + OPTIONS

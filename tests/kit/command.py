@@ -125,7 +125,7 @@ class Recorder:
         self.connections = 0
         self.base_url = ""
         self.released = threading.Event()
-        self._hold_from = hold_from
+        self.hold_from = hold_from
         self._arrived = threading.Condition()
 
     @property
@@ -145,7 +145,7 @@ class Recorder:
             self.bodies.append(asked)
             place = len(self.bodies)
             self._arrived.notify_all()
-        if self._hold_from is not None and place >= self._hold_from:
+        if self.hold_from is not None and place >= self.hold_from:
             self.released.wait(PATIENCE_SECONDS)
         message = {"role": "assistant", "content": f"answer to {asked['messages'][-1]['content']}"}
         usage = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
