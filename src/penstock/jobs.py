@@ -96,7 +96,7 @@ def prepare(job: Job, client: Client, tick: Tick = lambda _: None) -> Prepared:
 def _recorded(job: Job, source: Input, client: Client, before: RunRecord | None, tick: Tick) -> tuple[RunRecord, bool]:
     """The run that is asked for, and whether it is the one that the ledger holds. Its rows are checked where they are new."""
     digest = None if isinstance(source, StandardInput) else source.digest()
-    record = RunRecord(digest, client.options(job.asking), input_name=job.input)
+    record = RunRecord(digest, client.options(job.asking), input_name=job.input, limit=job.limit)
     if before is not None and _same_run(before, record):
         return msgspec.structs.replace(record, rows=before.rows), True
     refused = before is not None and job.again == "resume"
@@ -313,6 +313,7 @@ class Account(msgspec.Struct, frozen=True):
     failed: int
     left: int
     ambiguous: int
+    under_way: int
     lost: int
     cost: float | None
     problems: list[str]
@@ -340,6 +341,7 @@ def verify(output: str) -> Account:
             totals.failed,
             rows - done,
             totals.ambiguous + reader.forgotten(),
+            reader.under_way(),
             reader.lost(),
             totals.cost,
             problems,
@@ -363,7 +365,8 @@ def _output_problems(reader: LedgerReader, output: Path) -> list[str]:
         return []
     problems = 0
     with output.open("rb") as lines:
-        expected = (output_line(result) for result in recorded_results(reader) if result is not None)
+        recorded = islice(recorded_results(reader), reader.record.limit)
+        expected = (output_line(result) for result in recorded if result is not None)
         for line, written in zip_longest(expected, (text.rstrip(b"\n") for text in lines)):
             problems += line != written
     return (

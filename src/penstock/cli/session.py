@@ -105,6 +105,7 @@ async def _session(prepared: jobs.Prepared, client: Client, telling: Telling) ->
             progress.cancel()
             await asyncio.wait([progress])
         stopped = _ending(work, signals)
+    tally.interrupted += prepared.store.under_way()
     await prepared.store.aclose()
     summary = tally.summary(prepared.rows, time.monotonic() - began)
     finished = stopped is None

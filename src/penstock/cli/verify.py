@@ -24,6 +24,8 @@ def verify(output: str) -> int:
     found = jobs.verify(output)
     click.echo(f"{found.rows:,} rows = {found.ok:,} ok + {found.failed:,} failed + {found.left:,} left")
     click.echo(f"{found.ambiguous:,} sends may be billed without an answer; cost of the answers {money(found.cost)}")
+    if found.under_way:
+        click.echo(f"{found.under_way:,} more rows are being sent, or were when the run died (the next run will tell)")
     if found.lost:
         click.echo(f"{found.lost:,} rows were recorded, lost by a crash of the system, and sent again")
     for problem in found.problems:

@@ -123,10 +123,24 @@ async def test_what_was_committed_is_read_again_after_a_reopening(path: Path, st
     assert recorded(path) == entries
 
 
+async def test_the_sums_are_those_of_the_rows_that_a_session_is_to_answer(path: Path, store: LedgerFile) -> None:
+    await store.commit([answered(index) for index in range(10)])
+    store.close()
+    again = LedgerFile(path)
+    again.latest()
+    again.resume(msgspec.structs.replace(RECORD, limit=4))
+    assert again.recorded.ok == 4
+    assert again.state(9) == ANSWERED
+    again.close()
+
+
 async def test_commits_survive_a_kill_and_rows_that_were_being_sent_leave_their_names(
     path: Path, tmp_path: Path
 ) -> None:
     copy = await crashed(path, tmp_path / "after", sending=[7, 8, 9], committed=[answered(7), answered(1)])
+    reader = LedgerReader(copy)
+    assert (reader.under_way(), reader.forgotten()) == (2, 0)
+    reader.close()
     again = reopened(copy)
     assert [again.state(index) for index in (1, 7, 8, 9)] == [ANSWERED, ANSWERED, ABSENT, ABSENT]
     assert again.forgotten() == 2

@@ -9,8 +9,10 @@ from pathlib import Path
 import msgspec
 
 from penstock.edges.ledger.schema import APPLICATION, PAGE, disk_trouble, place, to_entry
+from penstock.edges.ledger.slots import marks_in
 from penstock.errors import UsageError
 from penstock.records import Entry
+from penstock.rules.identity import ANSWERED
 
 ROWS_A_PAGE = 500
 
@@ -19,12 +21,14 @@ class RunRecord(msgspec.Struct, frozen=True):
     """What a run was made with. `input_digest` is None where the rows came from an iterable or standard input.
 
     `options` shape what is asked, `provider` and `model` tell how to read the answers, `rows` is None until it is known.
+    `limit` is how many of them the last session was to have answered; it is no part of the run's identity.
     """
 
     input_digest: bytes | None
     options: dict[str, object]
     rows: int | None = None
     input_name: str | None = None
+    limit: int | None = None
 
 
 class LedgerReader:
@@ -60,6 +64,13 @@ class LedgerReader:
         """Sends of this run that may be billed and that no row tells of any more: most of them cut by a crash."""
         query = "SELECT coalesce(sum(sends), 0) FROM forgotten WHERE position >= ? AND position < ?"
         return self._number(query, place(self.run, 0), place(self.run + 1, 0))
+
+    def under_way(self) -> int:
+        """Rows of this run that are being sent: in flight now, or cut by a crash that no run has taken note of yet."""
+        first, end = place(self.run, 0), place(self.run + 1, 0)
+        query = "SELECT count(*) FROM results WHERE position = ? AND state = ?"
+        marks = [at for at in marks_in(self._path.with_name(f"{self._path.name}.slots")) if first <= at < end]
+        return sum(not self._number(query, at, ANSWERED) for at in marks)
 
     def lost(self) -> int:
         """Rows that were committed once and were gone when the ledger was opened again."""

@@ -21,6 +21,22 @@ FIRST_SLOT = 64
 SLOTS = 1 << 16
 
 
+def marks_in(path: Path) -> list[int]:
+    """The positions that stand in a slot file, whoever has it open; none where there is no such file."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    if len(content) < FIRST_SLOT or not content.startswith(MAGIC):
+        return []
+    whole = FIRST_SLOT + (len(content) - FIRST_SLOT) // SLOT.size * SLOT.size
+    return _positions(content[FIRST_SLOT:whole])
+
+
+def _positions(slots: bytes) -> list[int]:
+    return sorted({mark - 1 for (mark,) in SLOT.iter_unpack(slots) if mark})
+
+
 class Slots:
     """The slot file of one ledger. A slot holds a position plus one; zero is free."""
 
@@ -44,8 +60,11 @@ class Slots:
 
     def left_over(self) -> list[int]:
         """The positions that a run which died was sending."""
-        marks = SLOT.iter_unpack(self._map[FIRST_SLOT:])
-        return sorted({mark - 1 for (mark,) in marks if mark})
+        return _positions(self._map[FIRST_SLOT:])
+
+    def under_way(self) -> int:
+        """How many rows stand in it now."""
+        return len(self._offsets)
 
     def begin(self, run: int, session: int, committed: int) -> None:
         """Forget the marks of the run before; called once they stand in the database."""

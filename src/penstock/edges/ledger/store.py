@@ -135,17 +135,18 @@ class LedgerFile:
     def resume(self, record: RunRecord, resend: frozenset[int] = frozenset({FAILED})) -> None:
         """Go on with the last run: read what is recorded, and what was under way when it died.
 
-        `recorded` then holds the sums over the rows that stay; rows in a state of `resend` will be sent again.
+        `recorded` then holds the sums over the rows that stay, up to the record's `limit`; rows in a state of `resend` will
+        be sent again.
         """
         expected = self._slots.committed if self._slots.run == self.run else 0
         with disk_trouble(self.path):
             try:
-                found = self._read_states(resend)
+                found = self._read_states(resend, record.limit)
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError:
                 self._set_aside_damaged()
-                found = self._read_states(resend)
+                found = self._read_states(resend, record.limit)
             self.lost = max(0, expected - found)
             self._take_in_left_overs()
             self._save(record)
@@ -180,7 +181,7 @@ class LedgerFile:
         query = "SELECT 1 FROM results WHERE position = ? AND state = ?"
         return self._connection.execute(query, (position, ANSWERED)).fetchone() is not None
 
-    def _read_states(self, resend: frozenset[int]) -> int:
+    def _read_states(self, resend: frozenset[int], limit: int | None) -> int:
         """Fill the table of states and return how many rows there are; a damaged row counts as absent."""
         at, end, found = place(self.run, 0), place(self.run + 1, 0), 0
         while page := self._connection.execute(PAGE, (at, end, ROWS_A_PAGE)).fetchall():
@@ -190,7 +191,8 @@ class LedgerFile:
                     self.damaged += 1
                 else:
                     self._set_state(entry.index, entry.state)
-                    self._add_up(entry, kept=entry.state not in resend)
+                    if limit is None or entry.index < limit:
+                        self._add_up(entry, kept=entry.state not in resend)
             found += len(page)
             at = page[-1][0] + 1
         return found
@@ -212,6 +214,10 @@ class LedgerFile:
         """See `LedgerReader.forgotten`."""
         query = "SELECT coalesce(sum(sends), 0) FROM forgotten WHERE position >= ?"
         return int(self._connection.execute(query, (place(self.run, 0),)).fetchone()[0])
+
+    def under_way(self) -> int:
+        """Rows whose sends may be billed and of which nothing is recorded yet; at the end of a session they stay so."""
+        return self._slots.under_way()
 
     @property
     def is_new(self) -> bool:
