@@ -7,7 +7,16 @@ import pickle
 import pytest
 
 from penstock import errors
-from penstock.errors import KINDS, InputError, Kind, LedgerFailed, PenstockError, RequestError, RunStopped, request_error
+from penstock.errors import (
+    KINDS,
+    InputError,
+    Kind,
+    LedgerFailed,
+    PenstockError,
+    RequestError,
+    RunStopped,
+    request_error,
+)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

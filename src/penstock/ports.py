@@ -41,10 +41,15 @@ class Transport(Protocol):
 
 
 class Marks(Protocol):
-    """Where it is noted that a row is being sent, so that a crash leaves its name."""
+    """Where it is noted that a row is being sent, so that a crash leaves its name and how many sends may be billed."""
 
-    def sending(self, index: int) -> None: ...
-    def not_sent(self, index: int) -> None: ...
+    def sending(self, index: int) -> None:
+        """The row is about to be sent, once or once more."""
+        ...
+
+    def not_sent(self, index: int) -> None:
+        """The row's last send is known to cost nothing."""
+        ...
 
 
 class Provider(Protocol):

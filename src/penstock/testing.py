@@ -115,11 +115,11 @@ def error(
 
 
 class MemoryLedger:
-    """The `Ledger` port in memory. `entries` is what is recorded, `marked` the rows that are being sent."""
+    """The `Ledger` port in memory. `entries` is what is recorded, `marked` how many sends of a row may be billed."""
 
     def __init__(self) -> None:
         self.entries: dict[int, Entry] = {}
-        self.marked: set[int] = set()
+        self.marked: dict[int, int] = {}
         self.commits = 0
         self._unclaimed: list[Entry] = []
 
@@ -128,16 +128,18 @@ class MemoryLedger:
         return ABSENT if entry is None else entry.state
 
     def sending(self, index: int) -> None:
-        self.marked.add(index)
+        self.marked[index] = self.marked.get(index, 0) + 1
 
     def not_sent(self, index: int) -> None:
-        self.marked.discard(index)
+        self.marked[index] -= 1
+        if not self.marked[index]:
+            del self.marked[index]
 
     async def commit(self, entries: Sequence[Entry]) -> None:
         self.commits += 1
         for entry in entries:
             self.entries[entry.index] = entry
-            self.marked.discard(entry.index)
+            self.marked.pop(entry.index, None)
 
     async def find(self, index: int, request: bytes) -> Entry | None:
         here = self.entries.get(index)

@@ -427,7 +427,7 @@ def test_changed_rows_are_refused_with_their_count(penstock: Command, provider: 
     said = refused(penstock, provider, folder, arguments)
     assert "the rows changed" in said
     assert "2 of 4 rows have no answer" in said
-    assert "--update sends just those" in said
+    assert "--update sends just what has no answer yet" in said
     assert "--fresh starts over" in said
 
 

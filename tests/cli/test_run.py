@@ -402,7 +402,8 @@ def test_verify_finds_what_does_not_balance(
     Path(name).write_bytes(spoil(Path(name).read_bytes()))
     ran = penstock("verify", "out.jsonl")
     assert ran.status == 1
-    assert f"does not balance: {says}" in ran.out or says in ran.out
+    assert "does not balance: " in ran.out
+    assert says in ran.out
     assert "the account balances" not in ran.out
 
 
@@ -421,11 +422,11 @@ def test_generate_tells_of_an_answer_cut_off(penstock: Command, sim: Simulated) 
     assert "length" in ran.err
 
 
-@pytest.mark.parametrize(("fate", "status"), [("400", 1), ("401", 3)])
-def test_generate_that_fails(fate: str, status: int, penstock: Command, sim: Simulated) -> None:
-    """A refused request ends with 1, a refused key with 3; both told without a traceback."""
+@pytest.mark.parametrize("fate", ["400", "401"])
+def test_generate_that_fails(fate: str, penstock: Command, sim: Simulated) -> None:
+    """Exit 1, the provider's reason on standard error, nothing on standard output, no key anywhere."""
     ran = penstock("generate", f"x [[simulate:{fate}]]", "-m", "openai/m", "--base-url", sim.base_url)
-    assert (ran.status, ran.out) == (status, "")
+    assert (ran.status, ran.out) == (1, "")
     assert ran.err.startswith("penstock: ")
     assert "sk-canary" not in ran.err
 
@@ -447,7 +448,7 @@ def test_the_demo_summarises_every_topic_and_sends_nothing_twice(penstock: Comma
 
 
 def _stands_in(summary: str, text: str) -> bool:
-    """True where each half of the summary's words, in order, is in the text."""
-    words = " ".join(text.split())
-    pieces = [piece for piece in summary.replace(". ", ".\n").split("\n") if piece]
-    return bool(pieces) and all(" ".join(piece.split()) in words for piece in pieces)
+    """True where each sentence is in the text; white space apart, for a word may be broken at the end of a line."""
+    sentences = ["".join(piece.split()) for piece in summary.replace(". ", ".\n").split("\n")]
+    solid = "".join(text.split())
+    return all(sentence and sentence in solid for sentence in sentences)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.command import Command, ended, json_lines, read_lines, read_until, recorder, started
+from tests.kit.command import Command, Ran, Recorder, ended, json_lines, read_lines, read_until, recorder, started
 
 ROWS = 8
 IN_FLIGHT = 2
@@ -48,22 +48,34 @@ def test_the_first_signal_lets_what_is_in_flight_finish(number: signal.Signals, 
 
 
 def test_the_second_signal_gives_up_what_is_in_flight(penstock: Command) -> None:
-    """Exit 130 with answers still due; their sends are counted as maybe billed, and the rows are sent again."""
+    """Exit 130 with answers still due; what came back is recorded, the rows given up are sent again and told as maybe billed."""
     with recorder(hold_from=4) as provider:
         arguments = command(provider.base_url)
-        with started(*arguments) as process:
-            provider.wait_for(5)
-            interrupt(process, signal.SIGINT)
-            process.send_signal(signal.SIGINT)
-            ran = ended(process)
-        assert ran.status == 130
-        assert "8 rows = 3 ok + 0 failed + 5 left" in ran.err
+        assert twice_interrupted(arguments, provider).status == 130
+        assert len(penstock("results", "out.jsonl").out.splitlines()) == 3
         provider.released.set()
         assert penstock(*arguments).status == 0
         assert len(provider.bodies) == ROWS + IN_FLIGHT
     verified = penstock("verify", "out.jsonl")
     assert verified.status == 0
     assert f"{IN_FLIGHT} sends may be billed without an answer" in verified.out
+
+
+def test_the_account_after_the_second_signal_is_that_of_the_ledger() -> None:
+    """The rows that are recorded count as ok, and the sends that were given up as maybe billed, at once."""
+    with recorder(hold_from=4) as provider:
+        ran = twice_interrupted(command(provider.base_url), provider)
+    assert f"{IN_FLIGHT} that may be billed without an answer" in ran.err
+    assert "8 rows = 3 ok + 0 failed + 5 left" in ran.err
+
+
+def twice_interrupted(arguments: list[str], provider: Recorder) -> Ran:
+    """How a run ends that gets two signals while two requests are held."""
+    with started(*arguments) as process:
+        provider.wait_for(5)
+        interrupt(process, signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        return ended(process)
 
 
 def test_the_grace_bounds_the_wait(penstock: Command) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from penstock.engine.run import Run
 from penstock.errors import BadAnswer, DeadlineExceeded, NoAnswer, NotSent, Refused, RunStopped, Unavailable
 from penstock.options import Limits, Timeouts
 from penstock.ports import Transport
-from penstock.records import HttpAnswer, HttpCall, RawRow, Result
+from penstock.records import Entry, HttpAnswer, HttpCall, RawRow, Result
 from penstock.rules.identity import ANSWERED, FAILED, REFUSED
 from penstock.rules.tally import Tally
 from penstock.simulator.behaviour import Faults, Settings, expected_text
@@ -141,6 +141,17 @@ def test_an_outage_of_ten_minutes_fails_no_row_and_costs_few_sends(kind: str) ->
         assert all(result.ok for result in results)
         assert len(down.calls) <= 2_000 * 1.10
         assert client.clock.now() < 605 + 60 + 20
+
+    run(main())
+
+
+@pytest.mark.parametrize("in_flight", [2, 64, 500])
+def test_after_a_short_outage_the_run_goes_on_within_seconds(in_flight: int) -> None:
+    async def main() -> None:
+        client = VirtualClient(transport=Down(VirtualClock(), 5.0, 5.3), max_concurrency=in_flight)
+        results = await collect(client, prompts(100 * in_flight))
+        assert all(result.ok for result in results)
+        assert client.clock.now() < 5.3 + 5 + 100 * 0.1 + 1
 
     run(main())
 
@@ -401,10 +412,10 @@ def test_a_single_call_to_an_origin_that_refuses_connections_gives_up() -> None:
 def test_a_row_is_marked_while_it_is_sent_and_for_as_long_as_it_may_be_billed() -> None:
     class Watching(ScriptedTransport):
         async def send(self, call: HttpCall, timeouts: Timeouts) -> HttpAnswer:
-            seen.append(set(ledger.marked))
+            seen.append(dict(ledger.marked))
             return await super().send(call, timeouts)
 
-    seen: list[set[int]] = []
+    seen: list[dict[int, int]] = []
     ledger = MemoryLedger()
 
     async def main(script: Transport) -> None:
@@ -412,8 +423,10 @@ def test_a_row_is_marked_while_it_is_sent_and_for_as_long_as_it_may_be_billed() 
         [result] = await collect(client, ["one"], ledger=ledger)
         assert result.ok
 
-    run(main(Watching([error("connect"), error("server_error"), error("timeout", maybe_billed=True), completion("x")])))
-    assert seen == [{0}] * 4
+    script = ["connect", "timeout", "server_error", "truncated", "rate_limited"]
+    billed = ("timeout", "truncated")
+    run(main(Watching([*(error(kind, maybe_billed=kind in billed) for kind in script), completion("x")])))
+    assert seen == [{0: 1}, {0: 1}, {0: 2}, {0: 2}, {0: 3}, {0: 3}]
     assert not ledger.marked
 
 
@@ -460,5 +473,31 @@ def test_closing_the_client_under_a_run_ends_it_with_an_error_and_not_silently()
         with pytest.raises(RunStopped, match="closed before its end"):
             await anext(results)
         assert not tasks_left()
+
+    run(main())
+
+
+class SlowLedger(MemoryLedger):
+    """A disk that takes its time: what comes back meanwhile waits for the next commit."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    async def commit(self, entries: Sequence[Entry]) -> None:
+        await self._clock.sleep(5.0)
+        await super().commit(entries)
+
+
+def test_an_answer_that_came_back_is_recorded_even_if_the_run_is_given_up_at_that_moment() -> None:
+    async def main() -> None:
+        async with VirtualClient(Settings(latency=1.0), max_concurrency=10) as client:
+            ledger = SlowLedger(client.clock)
+            work = asyncio.create_task(collect(client, prompts(100), ledger=ledger))
+            await client.clock.sleep(2.5)
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            assert client.stats.answered == len(ledger.entries) == 20
+            assert not tasks_left()
 
     run(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 from contextlib import closing
 from pathlib import Path
@@ -12,22 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.kit.journey import (
-    beside,
-    finish,
-    output_lines,
-    penstock,
-    under_way,
-    write_input,
-    wrong_lines,
-)
+from tests.kit.journey import finish, output_lines, penstock, under_way, wait_until, write_input, wrong_lines
 from tests.kit.simulated import Simulated, simulated
 
 ROWS = 400
 CONCURRENCY = 16
 ROWS_BEFORE_THE_OUTAGE = 100
-PROBES = 7
-"""Enough that the breaker is open (five failures in a row) and has let probes out."""
+PROBES = 1
+"""Each further one doubles the wait."""
 
 
 class Doom(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,10 +145,10 @@ def test_an_outage_in_mid_run_fails_no_row(tmp_path: Path) -> None:
         base_url, port = provider.base_url, provider.port
         assert port is not None
         with under_way(*journey.arguments(base_url)) as process:
-            _wait_until(provider, "answered", ROWS_BEFORE_THE_OUTAGE)
+            wait_until(provider, "answered", ROWS_BEFORE_THE_OUTAGE)
             accounts = [_account_at_end(provider)]
             with simulated("--fault", "error_503=1", "--retry-after", "0.01", port=port) as ailing:
-                _wait_until(ailing, "arrived", PROBES)
+                wait_until(ailing, "arrived", PROBES)
                 accounts.append(_account_at_end(ailing))
             with simulated(port=port) as recovered:
                 status, told = finish(process)
@@ -166,15 +157,10 @@ def test_an_outage_in_mid_run_fails_no_row(tmp_path: Path) -> None:
     assert wrong_lines(journey.output, ROWS) == []
     arrived, unavailable = (sum(account[name] for account in accounts) for name in ("arrived", "error_503"))
     summary = journey.summary()
-    assert summary["sent"] == arrived
-    assert summary["ambiguous"] == arrived - unavailable - ROWS
+    # A provider that dies knows less than its client: of what it had not read yet, and of answers that it could not send.
+    assert summary["sent"] >= arrived
+    assert arrived - unavailable - ROWS <= summary["ambiguous"] <= summary["sent"] - ROWS
     assert penstock("verify", journey.output).returncode == 0
-
-
-def _wait_until(provider: Simulated, name: str, count: int) -> None:
-    """Ask for the account until it says so; each question waits for its answer."""
-    while provider.stats()[name] < count:
-        assert provider.process.poll() is None
 
 
 def _account_at_end(provider: Simulated) -> dict[str, int]:

@@ -14,16 +14,15 @@ from pathlib import Path
 from random import Random
 
 import msgspec
-import pytest
 
 from penstock.simulator.behaviour import Settings, Spread, prompt_digest
 from tests.journeys.recording import RecordingProvider, recording
 from tests.kit.journey import (
     SEED,
     answered_rows,
-    beside,
     finish,
     marked_rows,
+    note,
     penstock,
     prompt_of,
     under_way,
@@ -110,8 +109,7 @@ def test_thirty_kills_lose_no_answer_and_pay_for_none_twice_unseen(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     """Each row stands once in OUTPUT with its own answer; every answer paid for twice is one that `verify` counts."""
-    print(f"PENSTOCK_SEED={SEED}")
-    record_property("seed", SEED)
+    note(record_property, PENSTOCK_SEED=SEED)
     with recording(THINKING) as provider:
         journey = Journey(tmp_path, provider)
         sessions: list[Session] = []
@@ -148,4 +146,3 @@ def _check_account(journey: Journey, sessions: list[Session]) -> None:
     told = re.search(r"^([\d,]+) sends may be billed without an answer", verified.stdout, re.MULTILINE)
     assert told is not None
     assert int(told[1].replace(",", "")) == cut.total() >= arrived.total() - ROWS
-    print(f"{KILLS} kills cut {cut.total()} sends; {len(paid_twice)} rows were answered twice")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.kit.journey import command, write_input, wrong_lines
+from tests.kit.journey import command, note, write_input, wrong_lines
 from tests.kit.simulated import simulated
 
 ROWS_FEW, ROWS_MANY = 100_000, 1_000_000
@@ -50,21 +50,10 @@ def test_a_million_rows_need_no_more_memory_than_a_hundred_thousand(
     """At most 250 MB, at most 1.2 times what a tenth of the rows needs; each row has its own answer on its own line."""
     few, _ = _run(model, ROWS_FEW)
     many, summary = _run(model, ROWS_MANY)
-    figures = {
-        "peak_mb_few": few // 10**6,
-        "peak_mb_many": many // 10**6,
-        "rows_per_s": round(ROWS_MANY / summary["wall_s"]),
-        "cost": summary["cost"],
-    }
-    for figure, value in figures.items():
-        record_property(figure, value)
-    print(f"{model}: {figures}")
-    assert [summary[field] for field in ("rows", "ok", "failed", "left", "sent")] == [
-        ROWS_MANY,
-        ROWS_MANY,
-        0,
-        0,
-        ROWS_MANY,
-    ]
+    speed = round(ROWS_MANY / summary["wall_s"])
+    note(record_property, few_mb=few // 10**6, many_mb=many // 10**6, rows_per_s=speed, cost=summary["cost"])
+    account = [summary[name] for name in ("rows", "ok", "failed", "left", "sent")]
+    assert account == [ROWS_MANY, ROWS_MANY, 0, 0, ROWS_MANY]
+    assert (summary["cost"] is None) == (model == "custom/m"), "only a model without a known price has no cost"
     assert many <= MOST_BYTES
     assert many <= MOST_GROWTH * few

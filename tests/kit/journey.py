@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -23,6 +23,7 @@ import msgspec
 from penstock.edges.ledger.schema import INDEX_BITS
 from penstock.edges.ledger.slots import FIRST_SLOT, SLOT
 from penstock.simulator.behaviour import expected_text
+from tests.kit.simulated import Simulated
 
 SEED = int(os.environ.get("PENSTOCK_SEED", "20260904"))
 """Where chance comes from; read at import, because every test starts without the machine's own variables."""
@@ -32,6 +33,13 @@ PATIENCE_SECONDS = 180
 
 LINES_SHOWN = 5
 INDEX_MASK = (1 << INDEX_BITS) - 1
+
+
+def note(record_property: Callable[[str, object], None], **figures: object) -> None:
+    """Keep figures with the test's result and print them, for whoever runs it by `-s` or sees it fail."""
+    for name, value in figures.items():
+        record_property(name, value)
+        sys.stdout.write(f"{name}={value}\n")
 
 
 class Line(msgspec.Struct):
@@ -44,7 +52,7 @@ class Line(msgspec.Struct):
     error: dict[str, Any] | None
 
 
-_line = msgspec.json.Decoder(Line).decode
+read_line = msgspec.json.Decoder(Line).decode
 
 
 def prompt_of(index: int) -> str:
@@ -96,6 +104,12 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, told
 
 
+def wait_until(provider: Simulated, name: str, count: int) -> None:
+    """Ask a provider for its account until it has come so far; each question waits for its answer."""
+    while provider.stats()[name] < count:
+        assert provider.process.poll() is None, "the provider is gone"
+
+
 def beside(output: Path, suffix: str) -> Path:
     """A file that stands beside OUTPUT: `.ledger`, `.ledger.slots`, ..."""
     return output.with_name(output.name + suffix)
@@ -114,7 +128,7 @@ def wrong_lines(output: Path, rows: int, but: frozenset[int] = frozenset()) -> l
 def _wrong(index: int | None, text: bytes | None, but: frozenset[int]) -> str | None:
     if index is None or text is None:
         return f"row {index}: the line is {text!r}"
-    line = _line(text)
+    line = read_line(text)
     right = (line.id, line.index) == (row_id(index), index)
     if index not in but:
         right = right and line.error is None and line.text == expected_text(prompt_of(index))
@@ -124,7 +138,7 @@ def _wrong(index: int | None, text: bytes | None, but: frozenset[int]) -> str | 
 def output_lines(output: Path, rows: set[int]) -> dict[int, Line]:
     """The lines of some rows, by index."""
     with output.open("rb") as lines:
-        return {index: _line(text) for index, text in enumerate(lines) if index in rows}
+        return {index: read_line(text) for index, text in enumerate(lines) if index in rows}
 
 
 def marked_rows(output: Path) -> set[int]:

@@ -49,6 +49,7 @@ def test_options_are_the_same_in_any_order() -> None:
 
 def test_changed_options_are_named() -> None:
     assert changed_options({"a": 1, "b": 2, "gone": 0}, {"a": 1, "b": 3, "new": None}) == ["b", "gone"]
+    assert changed_options({"keep": ["x"]}, {"keep": ("x",)}) == []
 
 
 @given(data=st.data(), body=st.binary(min_size=1, max_size=200), meta=st.binary(max_size=50))

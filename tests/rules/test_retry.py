@@ -170,6 +170,13 @@ def test_while_open_one_probe_at_a_time_goes_out_by_growing_gaps() -> None:
     assert gaps[-1] > 50
 
 
+def test_failures_of_requests_that_went_out_together_do_not_stretch_the_gap() -> None:
+    few, many = down(0.0), down(0.0)
+    for _ in range(100):
+        many.failure(0.0, 0.5, connected=True)
+    assert many.ready_at() == few.ready_at()
+
+
 def test_an_answer_closes_the_breaker_and_a_lost_probe_lets_another_go() -> None:
     breaker = down(0.0)
     breaker.admit()
@@ -183,6 +190,7 @@ def test_an_answer_closes_the_breaker_and_a_lost_probe_lets_another_go() -> None
 def test_probes_of_an_address_that_never_answered_are_close_enough_to_tell_within_forty_seconds() -> None:
     breaker, now = Breaker(), 0.0
     while not (breaker.open and breaker.failing_for(now) >= 30):
+        breaker.admit()
         breaker.failure(now, 0.999, connected=False)
         now = max(now, breaker.ready_at())
     assert now < 35

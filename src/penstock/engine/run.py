@@ -113,7 +113,7 @@ class Run:
         self._room = Room(plan.workers * (1 + WAITING_PER_WORKER))
         self._tasks: set[asyncio.Task[None]] = set()
         self._pending: list[tuple[Result, Entry]] = []
-        self._committing = False
+        self._committing = self._closing = False
         self._to_commit = asyncio.Event()
         self._certain: deque[Result] = deque()
         self._news = asyncio.Event()
@@ -140,10 +140,14 @@ class Run:
             raise self._caller.scope.stopped
 
     async def aclose(self) -> None:
-        """Give up what is under way and wait until it is gone; what was recorded stays. Calling it twice does no harm."""
+        """Give up what is under way; what came back before is still recorded. Calling it twice does no harm."""
         if self._tasks:
             self._fail(RunStopped("closed", "the run was closed before its end: run it again to go on"))
-        await _gone(self._tasks | ({self._committer} if self._committer is not None else set()))
+        await _gone(self._tasks)
+        if self._committer is not None:
+            self._closing = True
+            self._to_commit.set()
+            await asyncio.wait([self._committer])
 
     def stop(self, reason: RunStopped) -> None:
         """Send nothing more; what is under way may finish and is recorded. `results()` then raises `reason`."""
@@ -313,9 +317,11 @@ class Run:
         """Everything that waits goes into one commit, and the loop wakes once for it."""
         assert self._plan.ledger is not None
         try:
-            while True:
+            while self._pending or not self._closing:
                 await self._to_commit.wait()
                 self._to_commit.clear()
+                if not self._pending:
+                    continue
                 batch, self._pending, self._committing = self._pending, [], True
                 await self._plan.ledger.commit([entry for _, entry in batch])
                 for result, entry in batch:

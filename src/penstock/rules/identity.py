@@ -32,8 +32,9 @@ def options_digest(options: Mapping[str, Any]) -> bytes:
 
 
 def changed_options(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The names of the options that differ, in the order of `after`."""
-    return [name for name in dict.fromkeys([*after, *before]) if before.get(name) != after.get(name)]
+    """The names of the options that differ once written as JSON, in the order of `after`."""
+    names = dict.fromkeys([*after, *before])
+    return [name for name in names if _ORDERED.encode(before.get(name)) != _ORDERED.encode(after.get(name))]
 
 
 def checksum(run: int, index: int, state: int, request: bytes, meta: bytes, body: bytes) -> int:

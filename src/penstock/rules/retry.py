@@ -108,12 +108,14 @@ class Breaker:
         self._reached = self._answered = True
 
     def failure(self, now: float, random: float, *, connected: bool) -> None:
-        """A 5xx or a failure to connect."""
-        self._streak += 1
-        self._probing = False
+        """A 5xx or a failure to connect. Of those that went out together five open it, the others say no more."""
         self._reached = self._reached or connected
         if self._failing_since is None:
             self._failing_since = now
+        if self.open and not self._probing:
+            return
+        self._streak += 1
+        self._probing = False
         gap = min(2.0 ** min(self._streak - STREAK_THAT_OPENS, 6), LONGEST_BACKOFF) * (0.75 + random / 4)
         self._probe_at = now + (gap if self._reached else min(gap, LONGEST_PROBE_GAP_BEFORE_FIRST_ANSWER))
 

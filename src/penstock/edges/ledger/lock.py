@@ -20,6 +20,7 @@ class Lock:
     """An exclusive lock on `path`, held until `release` or the end of the process."""
 
     def __init__(self, path: Path) -> None:
+        self._path, self._made_here = path, not path.exists()
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -31,6 +32,12 @@ class Lock:
             raise LedgerLocked(
                 f"another run is using {path.name.removesuffix('.lock')}: wait for it, stop it, or choose another output"
             ) from error
+
+    def undo(self) -> None:
+        """Release, and leave nothing behind that was not there before: for a ledger that turned out to be none."""
+        if self._made_here:
+            self._path.unlink(missing_ok=True)
+        self.release()
 
     def release(self) -> None:
         """Let the next run in. The file stays: removing it would let two runs lock two files of one name."""

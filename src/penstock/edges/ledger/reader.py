@@ -66,11 +66,13 @@ class LedgerReader:
         return self._number(query, place(self.run, 0), place(self.run + 1, 0))
 
     def under_way(self) -> int:
-        """Rows of this run that are being sent: in flight now, or cut by a crash that no run has taken note of yet."""
-        first, end = place(self.run, 0), place(self.run + 1, 0)
+        """Sends of this run that may be billed: in flight now, or cut by a crash that no run has taken note of yet."""
+        marks = marks_in(self._path.with_name(f"{self._path.name}.slots"))
+        if marks.run != self.run:
+            return 0
         query = "SELECT count(*) FROM results WHERE position = ? AND state = ?"
-        marks = [at for at in marks_in(self._path.with_name(f"{self._path.name}.slots")) if first <= at < end]
-        return sum(not self._number(query, at, ANSWERED) for at in marks)
+        answered = (index for index in marks.sends if self._number(query, place(self.run, index), ANSWERED))
+        return sum(marks.sends.values()) - sum(marks.sends[index] for index in answered)
 
     def lost(self) -> int:
         """Rows that were committed once and were gone when the ledger was opened again."""

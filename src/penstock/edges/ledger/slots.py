@@ -1,4 +1,4 @@
-"""Which rows are being sent, and how many are known to be committed: marks that survive `kill -9` and cost no system call.
+"""Which rows are being sent, how often, and how many are known to be committed: marks that survive `kill -9`, at no cost.
 
 A mapped file keeps what was written to it when the process dies (the kernel owns the page). After a power loss the marks
 are only an upper bound. A mark that awaited SQLite was measured at 96-143 us a call; this is a store to memory.
@@ -12,6 +12,8 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
+
 from penstock.errors import LedgerFailed
 
 MAGIC = b"PNSTKSL1"
@@ -19,26 +21,36 @@ HEADER = struct.Struct("<8sQQQ")
 SLOT = struct.Struct("<Q")
 FIRST_SLOT = 64
 SLOTS = 1 << 16
+SENDS_FROM_BIT = 44
+"""A slot holds `sends << 44 | index + 1`; zero is free. An index has 40 bits."""
 
 
-def marks_in(path: Path) -> list[int]:
-    """The positions that stand in a slot file, whoever has it open; none where there is no such file."""
+class Marks(msgspec.Struct, frozen=True):
+    """What a slot file says: of which run, and for each row how many sends may be billed without an answer."""
+
+    run: int
+    sends: dict[int, int]
+
+
+def marks_in(path: Path) -> Marks:
+    """The marks in a slot file, whoever has it open; none where there is no such file."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return []
+        return Marks(0, {})
     if len(content) < FIRST_SLOT or not content.startswith(MAGIC):
-        return []
+        return Marks(0, {})
     whole = FIRST_SLOT + (len(content) - FIRST_SLOT) // SLOT.size * SLOT.size
-    return _positions(content[FIRST_SLOT:whole])
+    return Marks(HEADER.unpack_from(content)[1], _sends(content[FIRST_SLOT:whole]))
 
 
-def _positions(slots: bytes) -> list[int]:
-    return sorted({mark - 1 for (mark,) in SLOT.iter_unpack(slots) if mark})
+def _sends(slots: bytes) -> dict[int, int]:
+    rows = (1 << SENDS_FROM_BIT) - 1
+    return {(mark & rows) - 1: mark >> SENDS_FROM_BIT for (mark,) in SLOT.iter_unpack(slots) if mark & rows}
 
 
 class Slots:
-    """The slot file of one ledger. A slot holds a position plus one; zero is free."""
+    """The slot file of one ledger, held by the run that writes it."""
 
     def __init__(self, path: Path) -> None:
         size = FIRST_SLOT + SLOTS * SLOT.size
@@ -56,15 +68,15 @@ class Slots:
         if magic != MAGIC:
             self.run = self.session = self.committed = 0
         self._free = list(range(len(self._map) - SLOT.size, FIRST_SLOT - 1, -SLOT.size))
-        self._offsets: dict[int, int] = {}
+        self._held: dict[int, tuple[int, int]] = {}
 
-    def left_over(self) -> list[int]:
-        """The positions that a run which died was sending."""
-        return _positions(self._map[FIRST_SLOT:])
+    def left_over(self) -> Marks:
+        """What a run that died was sending."""
+        return Marks(self.run, _sends(self._map[FIRST_SLOT:]))
 
     def under_way(self) -> int:
-        """How many rows stand in it now."""
-        return len(self._offsets)
+        """The sends that stand in it now."""
+        return sum(sends for _, sends in self._held.values())
 
     def begin(self, run: int, session: int, committed: int) -> None:
         """Forget the marks of the run before; called once they stand in the database."""
@@ -72,22 +84,34 @@ class Slots:
         self.run, self.session, self.committed = run, session, committed
         HEADER.pack_into(self._map, 0, MAGIC, run, session, committed)
 
-    def mark(self, position: int) -> None:
-        """This row is about to be sent."""
-        if position in self._offsets:
-            return
-        if not self._free:
-            self._grow()
-        offset = self._offsets[position] = self._free.pop()
-        SLOT.pack_into(self._map, offset, position + 1)
+    def mark(self, index: int) -> None:
+        """This row is about to be sent, once or once more."""
+        held = self._held.get(index)
+        if held is None:
+            if not self._free:
+                self._grow()
+            held = self._free.pop(), 0
+        self._write(index, held[0], held[1] + 1)
 
-    def clear(self, positions: Iterable[int]) -> None:
-        """Nothing of these rows is under way, or what came of them is committed."""
-        for position in positions:
-            offset = self._offsets.pop(position, None)
-            if offset is not None:
+    def take_back(self, index: int) -> None:
+        """The last send of this row is known to cost nothing."""
+        offset, sends = self._held.get(index, (0, 0))
+        if sends > 1:
+            self._write(index, offset, sends - 1)
+        elif sends:
+            self.clear((index,))
+
+    def clear(self, indices: Iterable[int]) -> None:
+        """What came of these rows is committed."""
+        for index in indices:
+            offset, sends = self._held.pop(index, (0, 0))
+            if sends:
                 SLOT.pack_into(self._map, offset, 0)
                 self._free.append(offset)
+
+    def _write(self, index: int, offset: int, sends: int) -> None:
+        self._held[index] = offset, sends
+        SLOT.pack_into(self._map, offset, sends << SENDS_FROM_BIT | index + 1)
 
     def add_committed(self, rows: int) -> None:
         """Raise the high-water mark: so many more rows must be found after a crash."""

@@ -75,7 +75,7 @@ class LedgerFile:
                 self._connection = self._open()
                 self._slots = Slots(beside(path, ".slots"))
         except BaseException:
-            self._lock.release()
+            self._lock.undo()
             raise
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="penstock-ledger")
 
@@ -169,10 +169,11 @@ class LedgerFile:
 
     def _take_in_left_overs(self) -> None:
         """Note durably which rows a dead run was sending, before their marks are wiped."""
-        session = self._slots.session
-        rows = [(session, at) for at in self._slots.left_over() if not self._is_answered(at)]
+        session, marks = self._slots.session, self._slots.left_over()
+        sends = {place(marks.run, index): sends for index, sends in marks.sends.items()}
+        rows = [(session, at, sends) for at, sends in sends.items() if not self._is_answered(at)]
         self._connection.execute("BEGIN IMMEDIATE")
-        self._connection.executemany("INSERT OR IGNORE INTO forgotten VALUES (?, ?, 1)", rows)
+        self._connection.executemany("INSERT OR IGNORE INTO forgotten VALUES (?, ?, ?)", rows)
         if self.lost:
             self._connection.execute("INSERT OR IGNORE INTO losses VALUES (?, ?)", (session, self.lost))
         self._connection.execute("COMMIT")
@@ -216,7 +217,7 @@ class LedgerFile:
         return int(self._connection.execute(query, (place(self.run, 0),)).fetchone()[0])
 
     def under_way(self) -> int:
-        """Rows whose sends may be billed and of which nothing is recorded yet; at the end of a session they stay so."""
+        """Sends that may be billed and of whose rows nothing is recorded yet; at the end of a session they stay so."""
         return self._slots.under_way()
 
     @property
@@ -231,10 +232,10 @@ class LedgerFile:
         return self._states[index] if index < len(self._states) else ABSENT
 
     def sending(self, index: int) -> None:
-        self._slots.mark(place(self.run, index))
+        self._slots.mark(index)
 
     def not_sent(self, index: int) -> None:
-        self._slots.clear((place(self.run, index),))
+        self._slots.take_back(index)
 
     async def commit(self, entries: Sequence[Entry]) -> None:
         """Record durably. Raises `LedgerFailed`; then nothing of it counts."""
@@ -243,7 +244,7 @@ class LedgerFile:
         new = len(entries) - len(replaced)
         for entry in entries:
             self._set_state(entry.index, entry.state)
-        self._slots.clear(place(self.run, entry.index) for entry in entries)
+        self._slots.clear(entry.index for entry in entries)
         self._slots.add_committed(new)
 
     async def find(self, index: int, request: bytes) -> Entry | None:

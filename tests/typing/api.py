@@ -1,0 +1,81 @@
+"""What a type checker makes of the public names. Checked by mypy, never run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from typing import assert_type
+
+from penstock import (
+    Client,
+    Limits,
+    PenstockError,
+    Refused,
+    Request,
+    RequestError,
+    Response,
+    Result,
+    RunStopped,
+    ToolCall,
+    Usage,
+    UsageError,
+)
+from penstock.blocking import Client as BlockingClient
+from penstock.errors import Kind
+
+
+async def one_request() -> None:
+    """A text, messages or a request give a Response."""
+    limits = Limits(requests_per_minute=3_000, tokens_per_minute=2_000_000)
+    async with Client("openai/m", limits=limits, max_concurrency=10, timeout=60, deadline=600.0) as client:
+        assert_type(client, Client)
+        response = await client.generate("Why?", system="Be brief.", temperature=0)
+        assert_type(response, Response)
+        assert_type(await client.generate([{"role": "user", "content": "Why?"}]), Response)
+        assert_type(await client.generate(Request([{"role": "user", "content": "Why?"}])), Response)
+        await client.generate(7)  # type: ignore[arg-type]  # a number is no prompt
+    assert_type(response.text, str)
+    assert_type(response.usage, Usage | None)
+    assert_type(response.tool_calls, tuple[ToolCall, ...])
+    Limits(3_000)  # type: ignore[call-arg]  # limits are given by name
+
+
+async def many_requests(client: Client, rows: list[str], stream: AsyncIterator[str]) -> None:
+    """Results one by one or as a list, from an iterable of either kind."""
+    results = client.map(rows, prompt="Summarise: {text}", ledger="summaries.ledger", ordered=True)
+    assert_type(results, AsyncGenerator[Result, None])
+    async for result in client.map(stream):
+        assert_type(result, Result)
+    assert_type(await client.gather(rows, dedupe=True), list[Result])
+    assert_type(client.statistics(), dict[str, float])
+
+
+def one_result(result: Result) -> None:
+    """A response or an error, and the short ways to both."""
+    assert_type(result.response, Response | None)
+    assert_type(result.error, RequestError | None)
+    assert_type(result.text, str | None)
+    assert_type(result.ok, bool)
+    assert_type(result.id, str | int)
+    assert_type(result.cost, float | None)
+    assert_type(result.unwrap(), Response)
+    result.text = "other"  # type: ignore[misc]  # a result is a value
+
+
+def without_a_loop(rows: list[str]) -> None:
+    """The same names without `async`."""
+    with BlockingClient("openai/m", limits=Limits()) as client:
+        assert_type(client, BlockingClient)
+        assert_type(client.generate("Why?"), Response)
+        assert_type(client.map(rows, prompt="{text}"), Generator[Result, None, None])
+        assert_type(client.gather(rows), list[Result])
+
+
+def errors(error: RequestError, stopped: RunStopped) -> PenstockError:
+    """The tree, and the fields that its members carry."""
+    assert_type(error.kind, Kind)
+    assert_type(error.status, int | None)
+    assert_type(error.maybe_billed, bool)
+    assert_type(stopped.reason, str)
+    if isinstance(error, Refused):
+        return error
+    return UsageError("no option of that name")
