@@ -6,7 +6,8 @@ DEV := requirements/dev.txt
 # A stamp carries the lock's hash in its name, so that a changed lock is installed anew and an unchanged one never is.
 CORE_STAMP := .venv/core-$(shell cksum $(CORE) requirements/uv.txt pyproject.toml | cksum | cut -d' ' -f1)
 DEV_STAMP := .venv/dev-$(shell cksum $(DEV) requirements/uv.txt pyproject.toml | cksum | cut -d' ' -f1)
-INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+# The system's certificates, so that set-up works behind a proxy that has its own.
+INSTALL := $(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 .PHONY: help demo test conformance lint types format bench lock clean
