@@ -24,7 +24,8 @@ class Lock:
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise LedgerFailed(f"cannot write beside the output ({path.parent}): {error.strerror}") from error
+            reason = f"cannot write beside the output ({path.parent}): {error.strerror}"
+            raise LedgerFailed(f"{reason}; mend that, then run the same command again") from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

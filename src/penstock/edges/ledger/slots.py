@@ -63,7 +63,8 @@ class Slots:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise LedgerFailed(f"cannot write {path}: {error.strerror}") from error
+            reason = f"cannot write {path}: {error.strerror}"
+            raise LedgerFailed(f"{reason}; mend that, then run the same command again") from error
         magic, self.run, self.session, self.committed = HEADER.unpack_from(self._map)
         if magic != MAGIC:
             self.run = self.session = self.committed = 0
