@@ -36,7 +36,7 @@ demo: $(CORE_STAMP)  ## the main job on text that every Python carries; no key, 
 test: $(DEV_STAMP) lint types  ## lint, types, import contracts and all fast tests
 	$(BIN)/pytest -n auto --dist worksteal -m "not conformance"
 
-conformance: $(DEV_STAMP)  ## the slow proofs: kill loops, a million rows, real clients
+conformance: $(DEV_STAMP)  ## the slow proofs: a million rows, real clients and servers in environments of their own
 	$(BIN)/pytest -m conformance
 
 lint: $(DEV_STAMP)  ## ruff and the import contracts
@@ -58,6 +58,8 @@ lock: | .venv/bin/uv  ## compile the requirements again
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) requirements/dev.in pyproject.toml -o $(DEV)
 	$(COMPILE) -c $(DEV) requirements/build.in pyproject.toml -o $(CORE)
+	for name in openai2 openai3 litellm; do \
+		$(COMPILE) requirements/conformance-$$name.in -o requirements/conformance-$$name.txt || exit 1; done
 
 clean:  ## forget the environment and the caches
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-conformance .mypy_cache .ruff_cache .pytest_cache .hypothesis

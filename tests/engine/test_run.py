@@ -210,6 +210,42 @@ def test_unknown_limits_are_obeyed_by_their_throttles_which_cost_no_retry() -> N
     run(main())
 
 
+class Slots(ScriptedTransport):
+    """A provider that works on a few requests at once and refuses the others without naming a wait."""
+
+    def __init__(self, clock: VirtualClock, slots: int, latency: float) -> None:
+        super().__init__(lambda _: completion("fine"))
+        self._clock, self._free, self._latency = clock, slots, latency
+        self.throttled = 0
+
+    async def send(self, call: HttpCall, timeouts: Timeouts) -> HttpAnswer:
+        if not self._free:
+            self.throttled += 1
+            raise error("rate_limited")
+        self._free -= 1
+        try:
+            await self._clock.sleep(self._latency)
+            return await super().send(call, timeouts)
+        finally:
+            self._free += 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "in_flight", "slots", "latency", "within"),
+    [(20, 8, 2, 0.05, 10), (200, 8, 2, 0.05, 20), (2_000, 100, 16, 0.5, 130)],
+)
+def test_a_provider_with_few_places_that_names_no_wait_is_not_left_idle(
+    rows: int, in_flight: int, slots: int, latency: float, within: float
+) -> None:
+    async def main() -> None:
+        client = VirtualClient(transport=(server := Slots(VirtualClock(), slots, latency)), max_concurrency=in_flight)
+        assert all(result.ok for result in await collect(client, prompts(rows)))
+        assert client.clock.now() < within
+        assert server.throttled < rows
+
+    run(main())
+
+
 def test_a_request_that_never_fits_is_an_error_at_once() -> None:
     async def main() -> None:
         async with VirtualClient(limits=Limits(tokens_per_minute=1_000)) as client:

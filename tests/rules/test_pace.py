@@ -17,7 +17,7 @@ def drive(pace: Pace, *, limit: float, seconds: float, start: float = 0.0) -> tu
             answers += 1
         else:
             throttles += 1
-            pace.throttled(now, now + 0.5)
+            pace.throttled(now, now + 0.5, named=True)
             now += 0.5
     return answers, throttles
 
@@ -35,7 +35,7 @@ def test_rare_throttles_are_the_providers_passing_trouble_and_change_nothing() -
     pace = Pace()
     for step in range(10_000):
         if step % 200 == 199:
-            pace.throttled(step / 100, step / 100 + 1)
+            pace.throttled(step / 100, step / 100 + 1, named=False)
         else:
             pace.answered(step / 100)
     assert pace.rate is None
@@ -61,7 +61,7 @@ def test_a_limit_that_rises_is_found_again() -> None:
 def test_waiters_leave_by_pace_after_a_pause() -> None:
     pace = Pace()
     drive(pace, limit=10, seconds=60)
-    pace.throttled(2_000, 2_005)
+    pace.throttled(2_000, 2_005, named=True)
     first = pace.ready_at()
     assert first >= 2_005
     pace.take(first)

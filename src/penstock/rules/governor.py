@@ -99,10 +99,11 @@ class Governor:
     def throttle(self, now: float, wait: float | None) -> float:
         """The provider said "later": pause everybody and return until when.
 
-        Without a wait: 1 s, doubling from one episode to the next. Throttles of requests that were already under way
+        Without a wait: 1 s, doubling from one episode to the next while nothing is answered. Throttles of requests that were already under way
         when the pause began belong to the same episode.
         """
-        if wait is None or wait > ABSURD_WAIT:
+        named = wait is not None and wait <= ABSURD_WAIT
+        if wait is None or not named:
             new_episode = now >= self._paused_until
             wait = self._next_pause if new_episode else 0.0
             if new_episode:
@@ -110,14 +111,13 @@ class Governor:
         self._paused_until = max(self._paused_until, now + wait)
         for bucket in self._budgets.values():
             bucket.empty_until(self._paused_until)
-        self._pace.throttled(now, self._paused_until)
+        self._pace.throttled(now, self._paused_until, named=named)
         return self._paused_until
 
     def answered(self, now: float) -> None:
         """An answer came through: the next throttle without a wait starts at one second again."""
         self._pace.answered(now)
-        if now >= self._paused_until:
-            self._next_pause = FIRST_PAUSE
+        self._next_pause = FIRST_PAUSE
 
     def statistics(self, now: float) -> dict[str, float]:
         """Seconds until each budget is whole again, the rest of the pause, and the learned requests a second, if any."""
