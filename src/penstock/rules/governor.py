@@ -99,8 +99,8 @@ class Governor:
     def throttle(self, now: float, wait: float | None) -> float:
         """The provider said "later": pause everybody and return until when.
 
-        Without a wait: 1 s, doubling from one episode to the next while nothing is answered. Throttles of requests that were already under way
-        when the pause began belong to the same episode.
+        Without a wait: 1 s, doubling from one episode to the next while nothing is answered. Throttles of requests that were
+        under way when the pause began belong to the same episode.
         """
         named = wait is not None and wait <= ABSURD_WAIT
         if wait is None or not named:
