@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +44,23 @@ def test_the_tree_in_the_docstring_names_every_class() -> None:
 def test_a_repr_shows_kind_and_status() -> None:
     assert repr(request_error("auth", "no", status=401)) == "Refused('auth', 'no', status=401)"
     assert repr(RequestError("timeout", "late")) == "RequestError('timeout', 'late')"
+
+
+def test_the_page_of_errors_names_every_class_kind_and_reason() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()
+    classes = [
+        name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, PenstockError)
+    ]
+    missing = [
+        name for name in (*classes, *KINDS, *ADVICE) if f"`{name}`" not in page and f"penstock.{name}`" not in page
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_the_page_of_errors_says_of_each_kind_what_a_resume_does(kind: Kind) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith("| `") and f"`{kind}`" in line.split("|")[1])
+    assert f"`{KINDS[kind].__name__}`" in row
+    state = state_of(Result(0, 0, error=request_error(kind, "x")))
+    assert row.rstrip(" |").endswith("kept" if state == REFUSED else "sent")
