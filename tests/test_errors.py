@@ -18,6 +18,10 @@ from penstock.errors import (
     RunStopped,
     request_error,
 )
+from penstock.records import Result
+from penstock.rules.entries import state_of
+from penstock.rules.identity import REFUSED
+from penstock.rules.retry import ADVICE
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
