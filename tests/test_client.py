@@ -92,6 +92,13 @@ def test_more_in_flight_than_the_system_has_files_is_refused_with_the_figure() -
         Client("vllm/m", max_concurrency=hard)
 
 
+def test_our_own_figure_is_lowered_to_the_systems_files_and_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.client.raise_descriptor_limit", lambda: 128)
+    client = Client("vllm/m")
+    assert "51 go at once" in client.note
+    assert Client("vllm/m", max_concurrency=51).note == ""
+
+
 @pytest.mark.parametrize("name", sorted(SERVICES))
 def test_the_recorded_answers_of_every_provider_are_read_without_a_key(name: str) -> None:
     assert reviver(name)(completion("kept").body).text == "kept"

@@ -14,7 +14,7 @@ import asyncio
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -39,7 +39,8 @@ class _Loop:
         try:
             return future.result()
         except BaseException:
-            _cancel(future)
+            if future.cancel():
+                asyncio.run_coroutine_threadsafe(_gone(work), self._loop).result()
             raise
 
     def close(self) -> None:
@@ -51,9 +52,11 @@ class _Loop:
         self._loop.close()
 
 
-def _cancel(future: Future[Any]) -> None:
-    if not future.done():
-        future.cancel()
+async def _gone(work: Coroutine[Any, Any, Any]) -> None:
+    """Return once no task is busy with this coroutine any more."""
+    tasks = [task for task in asyncio.all_tasks() if task.get_coro() is work]
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 class Client:

@@ -36,7 +36,7 @@ from penstock.edges.ledger import LedgerFile, RunRecord
 from penstock.edges.prices import GenaiPrices
 from penstock.engine.call import Account, Caller
 from penstock.engine.gate import Gate, Scope
-from penstock.engine.run import Plan, Run
+from penstock.engine.run import Plan, Run, to_its_end
 from penstock.engine.source import raw_rows
 from penstock.errors import InputError, LoopMismatch, UsageError
 from penstock.options import Limits, Retry, Timeouts
@@ -80,6 +80,7 @@ class Client:
 
     `model` is `provider/model` (a bare name is OpenAI's); `api_key` defaults to the provider's usual variable; `base_url`
     includes `/v1`. `timeout` bounds one attempt, `deadline` one row with all its attempts, both in seconds.
+    `note` says what was lowered to fit this machine, if anything was.
     `transport`, `clock` and `prices` replace the world, for tests. Raises `UsageError` for what cannot be right.
     """
 
@@ -103,8 +104,9 @@ class Client:
         self._retry = Retry(max_retries=max_retries, deadline=deadline)
         self._timeouts = Timeouts(total=timeout)
         self._max_concurrency = _concurrency(max_concurrency, self._limits)
+        self.note = ""
         if transport is None:
-            self._max_concurrency = _within_descriptors(self._max_concurrency, asked=max_concurrency is not None)
+            self._keep_within_descriptors(asked=max_concurrency is not None)
         self._key = api_key if api_key is not None else _key_from_environment(self._service, transport)
         self._base_url = base_url
         self._provider = chat_completions(
@@ -269,6 +271,17 @@ class Client:
 
     # -- parts
 
+    def _keep_within_descriptors(self, *, asked: bool) -> None:
+        """As many as the limit of open files allows: a user's figure is refused above it, our own lowered, with a note."""
+        cap, wanted = connection_cap(raise_descriptor_limit()), self._max_concurrency
+        if wanted <= cap:
+            return
+        many = f"{wanted:,} requests in flight need more open files than the system allows"
+        if asked:
+            raise UsageError(f"max_concurrency: {many}: at most {cap:,}, or raise the limit (ulimit -n)")
+        self._max_concurrency = cap
+        self.note = f"{many}: {cap:,} go at once (ulimit -n raises the limit)"
+
     async def _open(self) -> Account:
         """The account, put together at the first use and on that loop only."""
         loop = asyncio.get_running_loop()
@@ -305,7 +318,8 @@ class Client:
         """A ledger that stands at this run: the last one where the options are its own, else a new one in the same file."""
         if not isinstance(ledger, str | Path):
             return ledger
-        return await asyncio.get_running_loop().run_in_executor(None, self._open_ledger, Path(ledger), asking)
+        opening = asyncio.get_running_loop().run_in_executor(None, self._open_ledger, Path(ledger), asking)
+        return await to_its_end(opening, undo=LedgerFile.close)
 
     def _open_ledger(self, path: Path, asking: Asking) -> LedgerFile:
         store = LedgerFile(path)
@@ -364,26 +378,17 @@ def _concurrency(asked: Any, limits: Limits) -> int:
     return int(asked)
 
 
-def _within_descriptors(max_concurrency: int, *, asked: bool) -> int:
-    """As many as the system's limit of open files allows: our own default is lowered to it, a user's figure refused."""
-    cap = connection_cap(raise_descriptor_limit())
-    if max_concurrency > cap and asked:
-        raise UsageError(
-            f"max_concurrency {max_concurrency:,} needs more open files than the system allows: "
-            f"at most {cap:,}, or raise the limit (ulimit -n)"
-        )
-    return min(max_concurrency, cap)
-
-
 def _workers(max_concurrency: int) -> int:
     """A few more than may be in flight: rows that wait for a retry hold a worker and must not hold back the others."""
     return max_concurrency + max_concurrency // 4 + 1
 
 
 async def _close_run(run: Run, own_ledger: LedgerFile | None) -> None:
-    await run.aclose()
-    if own_ledger is not None:
-        await own_ledger.aclose()
+    try:
+        await run.aclose()
+    finally:
+        if own_ledger is not None:
+            await own_ledger.aclose()
 
 
 @asynccontextmanager

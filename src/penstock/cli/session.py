@@ -77,7 +77,7 @@ class Told(Tally):
 def run_job(job: jobs.Job, client: Client, telling: Telling) -> int:
     """Prepare and carry out a job; returns the exit status."""
     prepared = jobs.prepare(job, client, _tick if telling.progress and is_terminal(sys.stderr) else lambda _: None)
-    for note in prepared.notes:
+    for note in filter(None, (client.note, *prepared.notes)):
         click.echo(note, err=True)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_session(prepared, client, telling))

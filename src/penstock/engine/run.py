@@ -140,7 +140,13 @@ class Run:
             raise self._caller.scope.stopped
 
     async def aclose(self) -> None:
-        """Give up what is under way; what came back before is still recorded. Calling it twice does no harm."""
+        """Give up what is under way; what came back before is still recorded. Calling it twice does no harm.
+
+        A cancellation meanwhile is let through once this is done: half closed, it would lose what came back.
+        """
+        await to_its_end(asyncio.create_task(self._close()))
+
+    async def _close(self) -> None:
         if self._tasks:
             self._fail(RunStopped("closed", "the run was closed before its end: run it again to go on"))
         await _gone(self._tasks)
@@ -337,6 +343,25 @@ class Run:
         self._caller.observer.finished(result)
         self._certain.append(result)
         self._news.set()
+
+
+async def to_its_end(work: asyncio.Future[T], undo: Callable[[T], None] | None = None) -> T:
+    """The result of work that must not be left half done: a cancellation of the caller is let through once it is over.
+
+    `undo` then gets the result that nobody waits for any more.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return work.result()
+    failed = work.cancelled() or work.exception() is not None
+    if undo is not None and not failed:
+        undo(work.result())
+    raise cancelled
 
 
 async def _gone(tasks: set[asyncio.Task[None]]) -> None:

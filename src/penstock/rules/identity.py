@@ -39,4 +39,4 @@ def changed_options(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
 
 def checksum(run: int, index: int, state: int, request: bytes, meta: bytes, body: bytes) -> int:
     """CRC-32 over place and content: an intact answer under the wrong row is damage too."""
-    return crc32(body, crc32(meta, crc32(_PLACE.pack(run, index, state, request))))
+    return crc32(_PLACE.pack(run, index, state, request) + meta + body)  # one call: three cost half as much again

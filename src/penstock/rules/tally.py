@@ -6,11 +6,13 @@ The account always balances: `rows = ok + failed + left`. A sum with an unknown 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import msgspec
 
 from penstock.errors import NotSent, RequestError, Throttled
 from penstock.records import Result, Usage
+from penstock.rules.entries import Sums
 
 BUCKETS_PER_DOUBLING = 4
 SHORTEST = 0.001
@@ -31,16 +33,30 @@ class Totals(msgspec.Struct):
 
     def add(self, *, ok: bool, ambiguous: int, usage: Usage | None, cost: float | None) -> None:
         """Take in one row."""
+        self.add_all(((ok, Sums(ambiguous, cost, usage)),))
+
+    def add_all(self, rows: Iterable[tuple[bool, Sums]]) -> None:
+        """Take in many rows at once, each `(ok, its sums)`."""
+        ok = failed = ambiguous = input_tokens = output_tokens = unpriced = 0
+        known_cost = 0.0
+        for answered, sums in rows:
+            ok += answered
+            failed += not answered
+            ambiguous += sums.ambiguous
+            if (usage := sums.usage) is not None:
+                input_tokens += usage.input_tokens
+                output_tokens += usage.output_tokens
+            if sums.cost is not None:
+                known_cost += sums.cost
+            else:
+                unpriced += answered
         self.ok += ok
-        self.failed += not ok
+        self.failed += failed
         self.ambiguous += ambiguous
-        if usage is not None:
-            self.input_tokens += usage.input_tokens
-            self.output_tokens += usage.output_tokens
-        if cost is not None:
-            self.known_cost += cost
-        elif ok:
-            self.rows_without_cost += 1
+        self.input_tokens += input_tokens
+        self.output_tokens += output_tokens
+        self.known_cost += known_cost
+        self.rows_without_cost += unpriced
 
     @property
     def cost(self) -> float | None:

@@ -15,6 +15,7 @@ from penstock.rules.identity import checksum
 APPLICATION = 0x504E5354
 VERSION = 1
 INDEX_BITS = 40
+LAST_INDEX = (1 << INDEX_BITS) - 1
 """A position is `run << 40 | index`: rows of one run lie side by side, in input order."""
 
 SCHEMA = f"""
@@ -53,15 +54,19 @@ def to_row(run: int, entry: Entry) -> RowTuple:
     return place(run, entry.index), entry.state, entry.request, entry.meta, entry.body, proof
 
 
-def to_entry(row: RowTuple) -> Entry | None:
-    """The entry of a table row; None where the checksum says that it is not what was stored, or not stored there."""
+def is_intact(row: RowTuple) -> bool:
+    """Whether the checksum says that this is what was stored, and stored there."""
     position, state, request, meta, body, proof = row
-    run, index = position >> INDEX_BITS, position & ((1 << INDEX_BITS) - 1)
     try:
-        intact = len(request) == 16 and checksum(run, index, state, request, meta, body) == proof
+        return checksum(position >> INDEX_BITS, position & LAST_INDEX, state, request, meta, body) == proof
     except (TypeError, ValueError, OverflowError, struct.error):
-        return None
-    return Entry(index, request, state, meta, body) if intact else None
+        return False
+
+
+def to_entry(row: RowTuple) -> Entry | None:
+    """The entry of a table row; None for a damaged one."""
+    position, state, request, meta, body, _ = row
+    return Entry(position & LAST_INDEX, request, state, meta, body) if is_intact(row) else None
 
 
 @contextmanager

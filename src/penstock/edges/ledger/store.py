@@ -26,10 +26,12 @@ from penstock.edges.ledger.schema import (
     FORGET,
     INDEX_BITS,
     INSERT,
+    LAST_INDEX,
     PAGE,
     SCHEMA,
     VERSION,
     disk_trouble,
+    is_intact,
     place,
     to_entry,
     to_row,
@@ -37,7 +39,7 @@ from penstock.edges.ledger.schema import (
 from penstock.edges.ledger.slots import Slots
 from penstock.errors import LedgerFailed, UsageError
 from penstock.records import Entry
-from penstock.rules.entries import meta_of
+from penstock.rules.entries import meta_of, sums_in
 from penstock.rules.identity import ABSENT, ANSWERED, FAILED
 from penstock.rules.tally import Totals
 
@@ -186,30 +188,23 @@ class LedgerFile:
         """Fill the table of states and return how many rows there are; a damaged row counts as absent."""
         at, end, found = place(self.run, 0), place(self.run + 1, 0), 0
         while page := self._connection.execute(PAGE, (at, end, ROWS_A_PAGE)).fetchall():
-            for row in page:
-                entry = to_entry(row)
-                if entry is None:
-                    self.damaged += 1
-                else:
-                    self._set_state(entry.index, entry.state)
-                    if limit is None or entry.index < limit:
-                        self._add_up(entry, kept=entry.state not in resend)
+            intact = [row for row in page if is_intact(row)]
+            for row in intact:
+                self._set_state(row[0] & LAST_INDEX, row[1])
+            counted = [row for row in intact if limit is None or row[0] & LAST_INDEX < limit]
+            self.recorded.add_all((row[1] == ANSWERED, sums_in(row[3])) for row in counted if row[1] not in resend)
+            # What is sent again is left, but its earlier sends may be billed all the same.
+            self.recorded.ambiguous += sum(sums_in(row[3]).ambiguous for row in counted if row[1] in resend)
+            self.damaged += len(page) - len(intact)
             found += len(page)
             at = page[-1][0] + 1
         return found
-
-    def _add_up(self, entry: Entry, *, kept: bool) -> None:
-        meta = meta_of(entry)
-        if kept:
-            self.recorded.add(ok=entry.state == ANSWERED, ambiguous=meta.ambiguous, usage=meta.usage, cost=meta.cost)
-        else:
-            self.recorded.ambiguous += meta.ambiguous
 
     def originals(self) -> dict[bytes, int]:
         """Which row of this run answers which request."""
         query = "SELECT request, position FROM results WHERE position >= ? AND state = ?"
         rows = self._connection.execute(query, (place(self.run, 0), ANSWERED))
-        return {request: position & ((1 << INDEX_BITS) - 1) for request, position in rows}
+        return {request: position & LAST_INDEX for request, position in rows}
 
     def forgotten(self) -> int:
         """See `LedgerReader.forgotten`."""
@@ -258,10 +253,10 @@ class LedgerFile:
         return await self._in_writer(lambda: self._at(place(self.run, index)))
 
     async def aclose(self) -> None:
-        """Write what is left of the log into the ledger and let go of it. Calling it twice does no harm."""
+        """Write what is left of the log into the ledger and let go of it, also if cancelled. Twice does no harm."""
         if self._closed:
             return
-        await asyncio.get_running_loop().run_in_executor(self._writer, self.close)
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, self.close))
 
     def close(self) -> None:
         """Let go of the ledger (from its own thread, or where no loop runs). Calling it twice does no harm."""
