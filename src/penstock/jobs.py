@@ -253,12 +253,10 @@ async def carry_out(prepared: Prepared, run: Run) -> None:
     try:
         async for _ in run.results():
             pass
-    except InputError as error:
-        raise RunStopped(
-            "disk", f"the input could not be read on: {error}; mend it and run the same command again"
-        ) from error
-    write = asyncio.get_running_loop().run_in_executor(None, write_output, prepared.job)
-    await asyncio.shield(write)
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, write_output, prepared.job))
+    except UsageError as error:
+        # It was right when the run began: a file or the folder went away meanwhile.
+        raise RunStopped("disk", f"{error}; mend that and run the same command again") from error
 
 
 def _until(

@@ -136,8 +136,12 @@ def _status(summary: Summary, stopped: RunStopped | None, received: signal.Signa
 
 
 def _write_summary(path: str | None, summary: Summary) -> None:
-    if path is not None:
+    if path is None:
+        return
+    try:
         Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+    except OSError as error:
+        raise RunStopped("disk", f"--summary {path} cannot be written: {error.strerror}") from error
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:

@@ -89,5 +89,8 @@ def _deployments(below: str, query: str, default_version: str) -> Endpoint:
 
 
 def _harmless(url: str) -> str:
-    """A URL without the places where people put secrets: what stands before an `@` and after a `?`."""
-    return re.sub(r"//[^/]*@", "//[hidden]@", url.partition("?")[0])
+    """A URL without the places where people put secrets: what stands before its last `@`, and after a `?` or `#`."""
+    bare = re.split(r"[?#]", url)[0]
+    if "@" in url.removeprefix(bare):  # a password with such a character in it
+        return "[hidden]"
+    return re.sub(r"^([a-z]{1,5}://)?.*@", r"\1[hidden]@", bare, flags=re.IGNORECASE)

@@ -410,3 +410,62 @@ async def test_a_damaged_ledger_is_set_aside_and_its_good_rows_are_salvaged(path
     await again.commit([answered(index) for index, state in enumerate(states) if state == ABSENT])
     again.close()
     assert recorded(path) == [answered(index) for index in range(3_000)]
+
+
+@pytest.mark.parametrize("moved", [[], ["-wal"], ["-wal", "-shm"], ["-wal", "-shm", ""]])
+async def test_a_swap_that_a_crash_cut_is_finished_at_the_next_opening(
+    moved: list[str], path: Path, tmp_path: Path, store: LedgerFile
+) -> None:
+    """However far the renames came, the salvaged ledger gets the name and the damaged one is kept."""
+    await store.commit([answered(index) for index in range(5)])
+    copy_files(path, tmp_path / "salvaged")
+    store.close()
+    whole = tmp_path / "salvaged" / path.name
+    reopened(whole).close()
+    await crashed(path, tmp_path / "damaged", sending=[], committed=[answered(0)])
+    damaged = tmp_path / "damaged" / path.name
+    shutil.copy(whole, f"{damaged}.salvaged")
+    for suffix in moved:
+        if Path(f"{damaged}{suffix}").exists():
+            Path(f"{damaged}{suffix}").rename(f"{damaged}.damaged-1{suffix}")
+    reopened(damaged).close()
+    assert recorded(damaged) == [answered(index) for index in range(5)]
+    assert Path(f"{damaged}.damaged-1").exists()
+    assert not Path(f"{damaged}.salvaged").exists()
+
+
+async def test_a_ledger_that_is_set_aside_after_a_crash_takes_its_log_along(path: Path, tmp_path: Path) -> None:
+    copy = await crashed(path, tmp_path / "after", sending=[], committed=[answered(0), answered(1)])
+    assert copy.with_name(copy.name + "-wal").stat().st_size
+    new = set_aside(copy)
+    assert new is not None
+    assert recorded(new) == [answered(0), answered(1)]
+    assert not copy.with_name(copy.name + "-wal").exists()
+
+
+async def test_a_damaged_row_outside_the_input_does_not_stand_in_the_way_for_ever(
+    path: Path, store: LedgerFile
+) -> None:
+    await store.commit([answered(0), answered(1)])
+    store.close()
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE results SET position = ? WHERE position = ?", (place(1, 9_999), place(1, 1)))
+    connection.commit()
+    connection.close()
+    again = reopened(path)
+    assert again.damaged == 1
+    await again.commit([answered(1)])
+    again.close()
+    assert recorded(path) == [answered(0), answered(1)]
+    assert reopened(path).damaged == 0
+
+
+async def test_an_answer_that_gives_way_to_another_row_is_not_told_as_lost(path: Path, store: LedgerFile) -> None:
+    await store.commit([answered(0), answered(1)])
+    assert await store.find(0, digest(77)) is None
+    store.close()
+    again = reopened(path)
+    assert again.lost == 0
+    assert await again.find(5, digest(0)) is not None
+    again.close()
+    assert reopened(path).lost == 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 
 from penstock.edges.ledger.schema import COLUMNS, INSERT, RowTuple, to_entry
@@ -33,11 +32,6 @@ def salvage(damaged: Path, into: sqlite3.Connection) -> int:
     return max(0, intact)
 
 
-def free_name(path: Path) -> Path:
-    """A name beside a damaged ledger that nothing has yet."""
-    return next(name for n in count(1) if not (name := path.with_name(f"{path.name}.damaged-{n}")).exists())
-
-
 def _small_table(source: sqlite3.Connection, table: str) -> list[tuple[object, ...]]:
     try:
         return source.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608  the names are ours
@@ -50,16 +44,16 @@ def _rows(source: sqlite3.Connection) -> Iterator[RowTuple]:
     up = f"SELECT {COLUMNS} FROM results WHERE position > ? ORDER BY position LIMIT 1"  # noqa: S608
     down = f"SELECT {COLUMNS} FROM results WHERE position < ? ORDER BY position DESC LIMIT 1"  # noqa: S608
     lowest = -1
-    for row in _steps(source, up, lowest):
+    for row in _steps(source, up, lowest, rising=True):
         lowest = row[0]
         yield row
-    for row in _steps(source, down, LAST):
+    for row in _steps(source, down, LAST, rising=False):
         if row[0] <= lowest:
             return
         yield row
 
 
-def _steps(source: sqlite3.Connection, query: str, start: int) -> Iterator[RowTuple]:
+def _steps(source: sqlite3.Connection, query: str, start: int, *, rising: bool) -> Iterator[RowTuple]:
     """Row by row, so that a page that cannot be read costs no row of another."""
     at = start
     while True:
@@ -67,7 +61,7 @@ def _steps(source: sqlite3.Connection, query: str, start: int) -> Iterator[RowTu
             row = source.execute(query, (at,)).fetchone()
         except sqlite3.DatabaseError:
             return
-        if row is None:
-            return
+        if row is None or row[0] == at or (row[0] < at) == rising:
+            return  # the end, or a page that leads in circles
         at = row[0]
         yield row

@@ -53,15 +53,11 @@ class Slots:
     """The slot file of one ledger, held by the run that writes it."""
 
     def __init__(self, path: Path) -> None:
-        size = FIRST_SLOT + SLOTS * SLOT.size
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                if os.fstat(descriptor).st_size < size:
-                    os.ftruncate(descriptor, size)
-                self._map = mmap.mmap(descriptor, 0)
-            finally:
-                os.close(descriptor)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            size = max(FIRST_SLOT + SLOTS * SLOT.size, os.fstat(self._descriptor).st_size)
+            _take_room(self._descriptor, size)
+            self._map = mmap.mmap(self._descriptor, size)
         except OSError as error:
             reason = f"cannot write {path}: {error.strerror}"
             raise LedgerFailed(f"{reason}; mend that, then run the same command again") from error
@@ -121,8 +117,22 @@ class Slots:
 
     def _grow(self) -> None:
         old = len(self._map)
-        self._map.resize(old + SLOTS * SLOT.size)
+        try:
+            _take_room(self._descriptor, old + SLOTS * SLOT.size)
+            self._map.resize(old + SLOTS * SLOT.size)
+        except OSError as error:
+            raise LedgerFailed(f"no room for more marks ({error.strerror}): make room, then run again") from error
         self._free.extend(range(old, len(self._map), SLOT.size))
 
     def close(self) -> None:
         self._map.close()
+        os.close(self._descriptor)
+
+
+def _take_room(descriptor: int, size: int) -> None:
+    """Have the disk set the room aside now: a store to a mapped page for which there is none ends the process (SIGBUS)."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:  # macOS
+        missing = size - os.fstat(descriptor).st_size
+        os.pwrite(descriptor, bytes(max(0, missing)), size - missing)

@@ -7,29 +7,25 @@ row counts as not recorded and is sent again.
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from penstock.edges.ledger.lock import Lock, refuse_network_disk
+from penstock.edges.ledger.opening import beside, move_aside, open_ledger, replace_damaged
 from penstock.edges.ledger.reader import RunRecord
-from penstock.edges.ledger.salvage import free_name, salvage
 from penstock.edges.ledger.schema import (
-    APPLICATION,
     COLUMNS,
     FORGET,
     INDEX_BITS,
     INSERT,
     LAST_INDEX,
     PAGE,
-    SCHEMA,
-    VERSION,
     disk_trouble,
     is_intact,
     place,
@@ -37,7 +33,7 @@ from penstock.edges.ledger.schema import (
     to_row,
 )
 from penstock.edges.ledger.slots import Slots
-from penstock.errors import LedgerFailed, UsageError
+from penstock.errors import UsageError
 from penstock.records import Entry
 from penstock.rules.entries import meta_of, sums_in
 from penstock.rules.identity import ABSENT, ANSWERED, FAILED
@@ -47,11 +43,6 @@ T = TypeVar("T")
 ROWS_A_PAGE = 2_000
 ORPHANS = 0
 """The run number under which answers lie whose place another request has taken: paid for, so kept."""
-
-
-def beside(path: Path, suffix: str) -> Path:
-    """The companion file of a ledger."""
-    return path.with_name(path.name + suffix)
 
 
 class LedgerFile:
@@ -73,9 +64,12 @@ class LedgerFile:
         refuse_network_disk(path.parent)
         self._lock = Lock(beside(path, ".lock"))
         try:
-            with disk_trouble(path):
-                self._connection = self._open()
+            self._connection = open_ledger(path)
+            try:
                 self._slots = Slots(beside(path, ".slots"))
+            except BaseException:
+                self._connection.close()
+                raise
         except BaseException:
             self._lock.undo()
             raise
@@ -83,47 +77,21 @@ class LedgerFile:
 
     # -- opening
 
-    def _open(self) -> sqlite3.Connection:
-        fresh = not self.path.exists()
-        if fresh:
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        try:
-            connection = self._connect()
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError as error:
-            raise UsageError(
-                f"{self.path} is not a ledger of Penstock, or is damaged ({error}): move it away, or start over with --fresh"
-            ) from error
-        _sync_folder(self.path.parent)
-        return connection
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
-        kind = connection.execute("PRAGMA application_id").fetchone()[0]
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if tables and kind != APPLICATION:
-            raise UsageError(f"{self.path} is another program's database: choose another output")
-        if tables and version != VERSION:
-            raise UsageError(
-                f"{self.path} was written by another version of Penstock (format {version}, not {VERSION})"
-            )
-        if connection.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
-            raise LedgerFailed(f"{self.path.parent} does not allow a write-ahead log: use a local disk")
-        for pragma in ("synchronous=FULL", "fullfsync=1", "checkpoint_fullfsync=1", "wal_autocheckpoint=4000"):
-            connection.execute(f"PRAGMA {pragma}")
-        if not tables:
-            connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
-        return connection
-
     def latest(self) -> RunRecord | None:
-        """What the last run in this ledger was made with; None where there was none."""
-        row = self._connection.execute("SELECT run, record FROM runs ORDER BY run DESC LIMIT 1").fetchone()
-        if row is None:
-            return None
+        """What the last run in this ledger was made with; None where there was none. Raises `UsageError` for nonsense."""
+        try:
+            query = "SELECT run, record FROM runs ORDER BY run DESC LIMIT 1"
+            row = self._connection.execute(query).fetchone()
+            if row is None:
+                return None
+            record = msgspec.json.decode(row[1], type=RunRecord)
+        except (sqlite3.DatabaseError, msgspec.MsgspecError, TypeError) as error:
+            raise UsageError(
+                f"{self.path} is damaged where it says of which run it is ({error}): start over with --fresh, "
+                "which keeps it under another name"
+            ) from error
         self.run = row[0]
-        return msgspec.json.decode(row[1], type=RunRecord)
+        return record
 
     def begin(self, record: RunRecord) -> None:
         """Start a run of its own number; answers of earlier runs are found by their content."""
@@ -157,12 +125,8 @@ class LedgerFile:
     def _set_aside_damaged(self) -> None:
         """Go on with a new file that has every row of the damaged one that can still be read and vouched for."""
         self._connection.close()
-        self.set_aside = free_name(self.path)
-        for suffix in ("", "-wal", "-shm"):
-            if beside(self.path, suffix).exists():
-                beside(self.path, suffix).rename(beside(self.set_aside, suffix))
-        self._connection = self._open()
-        self.salvaged = salvage(self.set_aside, self._connection)
+        self.set_aside, self.salvaged = replace_damaged(self.path)
+        self._connection = open_ledger(self.path)
         self.recorded, self.damaged, self._states = Totals(), 0, bytearray()
 
     def _save(self, record: RunRecord) -> None:
@@ -174,11 +138,10 @@ class LedgerFile:
         session, marks = self._slots.session, self._slots.left_over()
         sends = {place(marks.run, index): sends for index, sends in marks.sends.items()}
         rows = [(session, at, sends) for at, sends in sends.items() if not self._is_answered(at)]
-        self._connection.execute("BEGIN IMMEDIATE")
-        self._connection.executemany("INSERT OR IGNORE INTO forgotten VALUES (?, ?, ?)", rows)
-        if self.lost:
-            self._connection.execute("INSERT OR IGNORE INTO losses VALUES (?, ?)", (session, self.lost))
-        self._connection.execute("COMMIT")
+        with self._transaction():
+            self._connection.executemany("INSERT OR IGNORE INTO forgotten VALUES (?, ?, ?)", rows)
+            if self.lost:
+                self._connection.execute("INSERT OR IGNORE INTO losses VALUES (?, ?)", (session, self.lost))
 
     def _is_answered(self, position: int) -> bool:
         query = "SELECT 1 FROM results WHERE position = ? AND state = ?"
@@ -195,21 +158,28 @@ class LedgerFile:
             self.recorded.add_all((row[1] == ANSWERED, sums_in(row[3])) for row in counted if row[1] not in resend)
             # What is sent again is left, but its earlier sends may be billed all the same.
             self.recorded.ambiguous += sum(sums_in(row[3]).ambiguous for row in counted if row[1] in resend)
-            self.damaged += len(page) - len(intact)
+            self._forget_damaged([row[0] for row in page if row not in intact] if len(intact) < len(page) else [])
             found += len(page)
             at = page[-1][0] + 1
         return found
 
+    def _forget_damaged(self, positions: Sequence[int]) -> None:
+        """A damaged row says nothing that can be trusted, its place not excepted: it must not stand in the way for ever."""
+        self.damaged += len(positions)
+        self._connection.executemany("DELETE FROM results WHERE position = ?", [(at,) for at in positions])
+
     def originals(self) -> dict[bytes, int]:
         """Which row of this run answers which request."""
         query = "SELECT request, position FROM results WHERE position >= ? AND state = ?"
-        rows = self._connection.execute(query, (place(self.run, 0), ANSWERED))
-        return {request: position & LAST_INDEX for request, position in rows}
+        with disk_trouble(self.path):
+            rows = self._connection.execute(query, (place(self.run, 0), ANSWERED))
+            return {request: position & LAST_INDEX for request, position in rows}
 
     def forgotten(self) -> int:
         """See `LedgerReader.forgotten`."""
         query = "SELECT coalesce(sum(sends), 0) FROM forgotten WHERE position >= ?"
-        return int(self._connection.execute(query, (place(self.run, 0),)).fetchone()[0])
+        with disk_trouble(self.path):
+            return int(self._connection.execute(query, (place(self.run, 0),)).fetchone()[0])
 
     def under_way(self) -> int:
         """Sends that may be billed and of whose rows nothing is recorded yet; at the end of a session they stay so."""
@@ -244,7 +214,12 @@ class LedgerFile:
 
     async def find(self, index: int, request: bytes) -> Entry | None:
         """The recorded answer of this request at its own place, or unclaimed elsewhere; it then stands here."""
+        had = self.state(index) != ABSENT
+        if had:
+            self._slots.add_committed(-1)  # first, because a mark that is too high tells of a loss that never was
         entry = await self._in_writer(lambda: self._find(index, request))
+        if entry is not None:
+            self._slots.add_committed(1)
         self._set_state(index, entry.state if entry is not None else ABSENT)
         return entry
 
@@ -277,18 +252,24 @@ class LedgerFile:
 
         return await asyncio.get_running_loop().run_in_executor(self._writer, guarded)
 
-    def _write(self, rows: Sequence[tuple[object, ...]], replaced: Sequence[int]) -> None:
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of it or nothing."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            for position in replaced:
-                if (before := self._at(position)) is not None and (sends := meta_of(before).ambiguous):
-                    self._connection.execute(FORGET, (self._slots.session, position, sends))
-            self._connection.executemany(INSERT, rows)
+            yield
             self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
+
+    def _write(self, rows: Sequence[tuple[object, ...]], replaced: Sequence[int]) -> None:
+        with self._transaction():
+            for position in replaced:
+                if (before := self._at(position)) is not None and (sends := meta_of(before).ambiguous):
+                    self._connection.execute(FORGET, (self._slots.session, position, sends))
+            self._connection.executemany(INSERT, rows)
 
     def _at(self, position: int) -> Entry | None:
         row = self._connection.execute(PAGE, (position, position + 1, 1)).fetchone()
@@ -301,14 +282,11 @@ class LedgerFile:
             return entry
         self._connection.execute("CREATE INDEX IF NOT EXISTS by_request ON results (request, position)")
         elsewhere = self._unclaimed(request)
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
+        with self._transaction():
             if entry is not None:
                 self._move(here, entry, ORPHANS, self._next_orphan())
             if elsewhere is not None:
                 self._move(elsewhere[0], elsewhere[1], self.run, index)
-        finally:
-            self._connection.execute("COMMIT")
         return None if elsewhere is None else msgspec.structs.replace(elsewhere[1], index=index)
 
     def _unclaimed(self, request: bytes) -> tuple[int, Entry] | None:
@@ -334,15 +312,6 @@ class LedgerFile:
         self._states[index] = state
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the name of a new file durable too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def set_aside(path: Path) -> Path | None:
     """Give an old ledger another name, so that a new one can begin; returns the name, None where there was no ledger.
 
@@ -350,14 +319,6 @@ def set_aside(path: Path) -> Path | None:
     """
     lock = Lock(beside(path, ".lock"))
     try:
-        if not path.exists():
-            return None
-        new = next(name for n in count(1) if not (name := beside(path, f".{n}")).exists())
-        with disk_trouble(path):
-            for suffix in ("", "-wal", "-shm", ".slots"):
-                if beside(path, suffix).exists():
-                    beside(path, suffix).rename(beside(new, suffix))
-            _sync_folder(path.parent)
-        return new
+        return move_aside(path)
     finally:
         lock.release()
