@@ -10,19 +10,16 @@ from typing import Any, TypeVar
 from penstock.simulator.clock import VirtualLoop
 
 T = TypeVar("T")
+MOST_TURNS = 4_000
 SETTLING_TURNS = 8
 """A thread's work that had begun ends a few turns after the task that asked for it."""
 
 
-class TurnLoop(VirtualLoop):
-    """Virtual time that counts its turns, and cancels a task before a turn of one's choice.
+class Turns(asyncio.BaseEventLoop):
+    """A loop that counts its turns, and cancels a task before a turn of one's choice."""
 
-    Its executor does the work of a thread on the loop itself: work that was cancelled before it began is never done, work
-    that had begun is done whether anybody waits for it or not. So every moment of a real executor has its turn here.
-    """
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__(seed)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.turns = 0
         self.cancelled = False
         self._due: tuple[int, asyncio.Task[Any]] | None = None
@@ -37,7 +34,19 @@ class TurnLoop(VirtualLoop):
             self.cancelled = self._due[1].cancel()
             self._due = None
         self.turns += 1
-        super()._run_once()
+        super()._run_once()  # type: ignore[misc]  # asyncio's own, and the same in all its loops
+
+
+class SocketTurnLoop(Turns, asyncio.SelectorEventLoop):
+    """Real time, sockets and threads, by turns."""
+
+
+class TurnLoop(Turns, VirtualLoop):
+    """Virtual time by turns.
+
+    Its executor does the work of a thread on the loop itself: work that was cancelled before it began is never done, work
+    that had begun is done whether anybody waits for it or not. So every moment of a real executor has its turn here.
+    """
 
     def run_in_executor(self, _: Any, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         """The result of work that another thread would do: it begins in the next turn and is told in the one after."""
@@ -61,10 +70,20 @@ def _tell(how: Callable[[Any], None], future: asyncio.Future[Any], what: Any) ->
         how(what)
 
 
-def run_in_turns(main: Coroutine[Any, Any, T], seed: int = 0) -> T:
-    """Run `main` on a fresh `TurnLoop`."""
-    with asyncio.Runner(loop_factory=lambda: TurnLoop(seed)) as runner:
+def run_in_turns(main: Coroutine[Any, Any, T], loop: Callable[[], Turns] = TurnLoop) -> T:
+    """Run `main` on a fresh loop."""
+    with asyncio.Runner(loop_factory=loop) as runner:
         return runner.run(main)
+
+
+def turns_until_whole(
+    cancelled: Callable[[int], Coroutine[Any, Any, bool]], loop: Callable[[], Turns] = TurnLoop
+) -> int:
+    """Cancel before turn 0, 1, 2, ... until it is over before its turn; returns how many turns it takes."""
+    for turns in range(MOST_TURNS):
+        if not run_in_turns(cancelled(turns), loop):
+            return turns
+    raise AssertionError("it never came to its end")
 
 
 async def cancelled_after(turns: int, work: Awaitable[object]) -> bool:
@@ -73,7 +92,7 @@ async def cancelled_after(turns: int, work: Awaitable[object]) -> bool:
     A cancellation that came in time and is swallowed fails the test.
     """
     loop = asyncio.get_running_loop()
-    assert isinstance(loop, TurnLoop)
+    assert isinstance(loop, Turns)
     task = asyncio.ensure_future(work)
     loop.cancel_after(turns, task)
     await asyncio.wait([task])
