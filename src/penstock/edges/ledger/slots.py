@@ -131,8 +131,10 @@ class Slots:
 
 def _take_room(descriptor: int, size: int) -> None:
     """Have the disk set the room aside now: a store to a mapped page for which there is none ends the process (SIGBUS)."""
+    missing = size - os.fstat(descriptor).st_size
+    if missing <= 0:
+        return
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
     else:  # macOS
-        missing = size - os.fstat(descriptor).st_size
-        os.pwrite(descriptor, bytes(max(0, missing)), size - missing)
+        os.pwrite(descriptor, bytes(missing), size - missing)
