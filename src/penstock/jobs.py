@@ -19,7 +19,7 @@ import msgspec
 
 from penstock.client import Asking, Client, reviver
 from penstock.edges.files import Input, OutputFile, StandardInput, check_output, open_input
-from penstock.edges.ledger import LedgerFile, LedgerReader, RunRecord, set_aside
+from penstock.edges.ledger import LedgerFile, LedgerReader, RunRecord, has_ledger, set_aside
 from penstock.engine.run import Run
 from penstock.errors import InputError, RunChanged, RunStopped, UsageError
 from penstock.ports import Sink
@@ -81,8 +81,9 @@ def prepare(job: Job, client: Client, tick: Tick = lambda _: None) -> Prepared:
     """Check everything, then open the ledger. Raises `UsageError` (nothing was touched) or `LedgerFailed`."""
     job.asking.template()
     source = open_input(job.input)
-    check_output(job.input, job.output, ledger_exists=job.ledger.exists())
-    there = LedgerFile(job.ledger) if job.again != "fresh" and job.ledger.exists() else None
+    exists = has_ledger(job.ledger)
+    check_output(job.input, job.output, ledger_exists=exists)
+    there = LedgerFile(job.ledger) if exists and job.again != "fresh" else None
     try:
         before = there.latest() if there is not None else None
         record, same = _recorded(job, source, client, before, tick)

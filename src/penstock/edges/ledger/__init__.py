@@ -6,7 +6,8 @@ Three files: `X.ledger` (SQLite, WAL, one writer), `X.ledger.lock` (held while a
 
 from __future__ import annotations
 
+from penstock.edges.ledger.opening import has_ledger
 from penstock.edges.ledger.reader import LedgerReader, RunRecord
 from penstock.edges.ledger.store import LedgerFile, set_aside
 
-__all__ = ["LedgerFile", "LedgerReader", "RunRecord", "set_aside"]
+__all__ = ["LedgerFile", "LedgerReader", "RunRecord", "has_ledger", "set_aside"]

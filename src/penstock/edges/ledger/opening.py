@@ -26,6 +26,11 @@ def beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
+def has_ledger(path: Path) -> bool:
+    """Whether a ledger of that name exists, be it in the middle of a swap."""
+    return path.exists() or beside(path, ".salvaged").exists()
+
+
 def open_ledger(path: Path) -> sqlite3.Connection:
     """A connection to the ledger of that name, made if there is none.
 
@@ -57,6 +62,15 @@ def _open(path: Path) -> sqlite3.Connection:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+    try:
+        _set_up(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _set_up(connection: sqlite3.Connection, path: Path) -> None:
     kind = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -70,7 +84,6 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute(f"PRAGMA {pragma}")
     if not tables:
         connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
-    return connection
 
 
 def _write_log_again(log: Path) -> None:

@@ -40,14 +40,20 @@ class LedgerReader:
         self._path = path
         try:
             self._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
-            known = self._connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION
-            runs = self._connection.execute("SELECT run, record FROM runs ORDER BY run DESC LIMIT 1").fetchall()
-        except sqlite3.DatabaseError as error:
+            try:
+                self.run, self.record = self._latest()
+            except BaseException:
+                self._connection.close()
+                raise
+        except (sqlite3.DatabaseError, msgspec.MsgspecError, TypeError) as error:
             raise UsageError(f"{path} is not a ledger of Penstock, or is damaged ({error})") from error
+
+    def _latest(self) -> tuple[int, RunRecord]:
+        known = self._connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION
+        runs = self._connection.execute("SELECT run, record FROM runs ORDER BY run DESC LIMIT 1").fetchall()
         if not known or not runs:
-            raise UsageError(f"{path} is not a ledger of Penstock, or holds no run yet")
-        self.run: int = runs[0][0]
-        self.record = msgspec.json.decode(runs[0][1], type=RunRecord)
+            raise UsageError(f"{self._path} is not a ledger of Penstock, or holds no run yet")
+        return runs[0][0], msgspec.json.decode(runs[0][1], type=RunRecord)
 
     def entries(self, first: int = 0, last: int | None = None) -> Iterator[Entry | None]:
         """The rows with something recorded, in input order, up to but without `last`; None for a damaged one."""

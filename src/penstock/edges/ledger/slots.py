@@ -24,6 +24,9 @@ SLOTS = 1 << 16
 SENDS_FROM_BIT = 44
 """A slot holds `sends << 44 | index + 1`; zero is free. An index has 40 bits."""
 
+MOST_RUNS, MOST_SESSIONS, MOST_ROWS = 1 << 22, 1 << 62, 1 << 40
+"""A header beyond these was never written by us. It has no checksum: `kill -9` may come between two of its fields."""
+
 
 class Marks(msgspec.Struct, frozen=True):
     """What a slot file says: of which run, and for each row how many sends may be billed without an answer."""
@@ -41,12 +44,20 @@ def marks_in(path: Path) -> Marks:
     if len(content) < FIRST_SLOT or not content.startswith(MAGIC):
         return Marks(0, {})
     whole = FIRST_SLOT + (len(content) - FIRST_SLOT) // SLOT.size * SLOT.size
-    return Marks(HEADER.unpack_from(content)[1], _sends(content[FIRST_SLOT:whole]))
+    return Marks(_header(content)[0], _sends(content[FIRST_SLOT:whole]))
+
+
+def _header(content: bytes | mmap.mmap) -> tuple[int, int, int]:
+    """Run, session and committed rows; zeros where the header is none of ours."""
+    magic, run, session, committed = HEADER.unpack_from(content)
+    ours = magic == MAGIC and run < MOST_RUNS and session < MOST_SESSIONS and committed <= MOST_ROWS
+    return (run, session, committed) if ours else (0, 0, 0)
 
 
 def _sends(slots: bytes) -> dict[int, int]:
     rows = (1 << SENDS_FROM_BIT) - 1
-    return {(mark & rows) - 1: mark >> SENDS_FROM_BIT for (mark,) in SLOT.iter_unpack(slots) if mark & rows}
+    marks = (mark for (mark,) in SLOT.iter_unpack(slots) if 0 < mark & rows <= MOST_ROWS)
+    return {(mark & rows) - 1: mark >> SENDS_FROM_BIT for mark in marks}
 
 
 class Slots:
@@ -56,14 +67,13 @@ class Slots:
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             size = max(FIRST_SLOT + SLOTS * SLOT.size, os.fstat(self._descriptor).st_size)
+            size += -(size - FIRST_SLOT) % SLOT.size
             _take_room(self._descriptor, size)
             self._map = mmap.mmap(self._descriptor, size)
         except OSError as error:
             reason = f"cannot write {path}: {error.strerror}"
             raise LedgerFailed(f"{reason}; mend that, then run the same command again") from error
-        magic, self.run, self.session, self.committed = HEADER.unpack_from(self._map)
-        if magic != MAGIC:
-            self.run = self.session = self.committed = 0
+        self.run, self.session, self.committed = _header(self._map)
         self._free = list(range(len(self._map) - SLOT.size, FIRST_SLOT - 1, -SLOT.size))
         self._held: dict[int, tuple[int, int]] = {}
 

@@ -97,7 +97,7 @@ class LedgerFile:
         """Start a run of its own number; answers of earlier runs are found by their content."""
         with disk_trouble(self.path):
             self._take_in_left_overs()
-            self.run += 1
+            self.run = 1 + self._connection.execute("SELECT coalesce(max(run), 0) FROM runs").fetchone()[0]
             self._save(record)
             self._slots.begin(self.run, self._slots.session + 1, 0)
             self._states = bytearray()
