@@ -107,10 +107,12 @@ class Client:
         self.note = ""
         if transport is None:
             self._keep_within_descriptors(asked=max_concurrency is not None)
-        self._key = api_key if api_key is not None else _key_from_environment(self._service, transport)
+        key = api_key if api_key is not None else _key_from_environment(self._service, transport)
         self._base_url = base_url
         self._provider = chat_completions(
-            self._service, base_url=base_url or _placeholder(self._service), api_key=self._key or _unused(transport)
+            self._service,
+            base_url=base_url or (NOWHERE if self._service.name == "builtin" else None),
+            api_key=key or _unused(transport),
         )
         self._transport, self._clock = transport, clock or SystemClock()
         if transport is None:
@@ -120,6 +122,7 @@ class Client:
         self._stack = AsyncExitStack()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._account: Account | None = None
+        self._opening = asyncio.Lock()
         self._runs: dict[Run, LedgerFile | None] = {}
 
     def __repr__(self) -> str:
@@ -141,8 +144,6 @@ class Client:
             await _close_run(*self._runs.popitem())
         self._account = None
         await self._stack.aclose()
-
-    # -- one request
 
     async def generate(
         self, prompt: Prompt, *, system: str | None = None, model: str | None = None, **params: Any
@@ -287,21 +288,24 @@ class Client:
         loop = asyncio.get_running_loop()
         if self._loop is not None and self._loop is not loop:
             raise LoopMismatch("this Client is open on another event loop: make one Client for each loop")
-        if self._account is None:
-            self._loop = loop
-            if self._service.name == "builtin" and self._transport is None and self._base_url is None:
-                await self._start_builtin()
-            transport = self._transport
-            if transport is None:
-                transport = await self._stack.enter_async_context(_closing(self._new_transport()))
-            self._account = Account(
-                clock=self._clock,
-                transport=transport,
-                provider=self._provider,
-                gate=Gate(self._clock, self._limits, self._max_concurrency),
-                timeouts=self._timeouts,
-                model=self.model,
-            )
+        async with self._opening:
+            return self._account or await self._new_account(loop)
+
+    async def _new_account(self, loop: asyncio.AbstractEventLoop) -> Account:
+        self._loop = loop
+        if self._service.name == "builtin" and self._transport is None and self._base_url is None:
+            await self._start_builtin()
+        transport = self._transport
+        if transport is None:
+            transport = await self._stack.enter_async_context(_closing(self._new_transport()))
+        self._account = Account(
+            clock=self._clock,
+            transport=transport,
+            provider=self._provider,
+            gate=Gate(self._clock, self._limits, self._max_concurrency),
+            timeouts=self._timeouts,
+            model=self.model,
+        )
         return self._account
 
     def _new_transport(self) -> HttpTransport:
@@ -353,10 +357,6 @@ def reviver(service: str) -> Callable[[bytes], Response]:
     if service not in SERVICES:
         raise UsageError(f"this ledger was made with the provider {service!r}, which this version does not know")
     return chat_completions(SERVICES[service], base_url=NOWHERE, api_key="none").revive
-
-
-def _placeholder(service: Service) -> str | None:
-    return NOWHERE if service.name == "builtin" else None
 
 
 def _key_from_environment(service: Service, transport: Transport | None) -> str | None:

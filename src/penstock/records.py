@@ -81,6 +81,10 @@ class HttpAnswer(msgspec.Struct, frozen=True):
     headers: list[tuple[bytes, bytes]]
     body: bytes
 
+    def __repr__(self) -> str:
+        # Headers and body may repeat what must not be shown, a key in an error text for one.
+        return f"HttpAnswer({self.status}, {len(self.body)} bytes)"
+
     def header(self, name: bytes) -> str | None:
         """The first header of that (lower-case) name, decoded as Latin-1, which never fails."""
         for key, value in self.headers:

@@ -261,8 +261,10 @@ def test_a_request_that_never_fits_is_an_error_at_once() -> None:
 def test_a_deadline_ends_a_row_with_all_its_attempts() -> None:
     async def main() -> None:
         async with VirtualClient(Settings(latency=1.0), deadline=20.0) as client:
-            [result] = await collect(client, ["[[simulate:stall]]"])
+            tally = Tally()
+            [result] = await everything(await client.start(raw_rows(["[[simulate:stall]]"]), Asking(), tally))
             assert isinstance(result.error, DeadlineExceeded)
+            assert tally.sent == client.stats.arrived == 1
             assert client.clock.now() == pytest.approx(20.0)
             assert client.stats.in_flight == 0
             assert result.ambiguous == 1

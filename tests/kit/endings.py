@@ -98,7 +98,7 @@ async def cancelled_after(turns: int, work: Awaitable[object]) -> bool:
     await asyncio.wait([task])
     if loop.cancelled:
         assert task.cancelled(), "the cancellation was swallowed"
-    else:
+    elif not task.cancelled():  # by somebody else, before
         task.result()
     return loop.cancelled
 

@@ -53,7 +53,9 @@ class Signals:
     def _on_signal(self, number: signal.Signals) -> None:
         self.received = self.received or number
         self._count += 1
-        if self._count == 1:
+        if self._run.over and self._count < 3:
+            click.echo("\nevery row is over and OUTPUT is being written (the third signal leaves at once)", err=True)
+        elif self._count == 1:
             click.echo(
                 f"\nstopping: waiting up to {self._grace:g} s for what is in flight (again: give it up)", err=True
             )

@@ -22,6 +22,7 @@ from penstock.rules.retry import TREATMENT, Policy, Tries, Verdict, stopped
 REQUEST_ONLY = Charge()
 FIRST_TRY = Verdict("again")
 DONE = Verdict("done")
+GIVEN_UP = request_error("deadline", "given up before its answer came", maybe_billed=True)
 OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens")
 
 
@@ -141,6 +142,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         except asyncio.CancelledError:
             passage.outcome.ambiguous += 1
             account.gate.breaker.lost(account.clock.now())
+            self.observer.attempted(GIVEN_UP)
             raise
         else:
             return self._answered(passage, response)

@@ -120,6 +120,8 @@ class Run:
         self._failure: BaseException | None = None
         self._originals: dict[bytes, asyncio.Future[Result | None] | int] = dict(plan.originals)
         self._committer: asyncio.Task[None] | None = None
+        self.over = False
+        """True once every row has been shown: nothing is left that could be stopped."""
 
     # -- the consumer's side
 
@@ -138,6 +140,7 @@ class Run:
             raise self._failure
         if self._caller.scope.stopped is not None:
             raise self._caller.scope.stopped
+        self.over = True
 
     async def aclose(self) -> None:
         """Give up what is under way; what came back before is still recorded. Calling it twice does no harm.

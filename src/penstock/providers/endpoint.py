@@ -81,7 +81,7 @@ def _deployments(below: str, query: str, default_version: str) -> Endpoint:
     """Azure's classic form; a deployment that the base URL names stands for every model."""
     version = _API_VERSION.fullmatch(query) if query else None
     if query and version is None:
-        raise UsageError(f"the only query that Azure's base URL may have is api-version=YYYY-MM-DD, not {query[:40]!r}")
+        raise UsageError("the only query that Azure's base URL may have is api-version=YYYY-MM-DD")
     after = f"{_PATH}?api-version={version[1] if version else default_version}"
     if "/openai/deployments/" in below:
         return Endpoint(below + after)

@@ -155,10 +155,11 @@ def _retry_delay(inner: dict[str, Any]) -> str | None:
 
 
 def _word(value: Any) -> str | None:
-    """A code as text: some services send numbers; None, containers and empty text are no word."""
+    """A code as text: some services send numbers; None, containers, empty text and whole sentences are no word."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
-    return str(value)[:100] or None
+    word = str(value)
+    return word if 0 < len(word) <= 100 else None
 
 
 def _dict(value: Any) -> dict[str, Any]:
