@@ -10,7 +10,7 @@ DEV_STAMP := .venv/dev-$(shell cksum $(DEV) requirements/uv.txt pyproject.toml |
 INSTALL := $(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help demo test conformance torture lint types format bench lock clean
+.PHONY: help demo test conformance torture fuzz lint types format bench lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -39,7 +39,11 @@ test: $(DEV_STAMP) lint types  ## lint, types, import contracts and all fast tes
 conformance: $(DEV_STAMP)  ## the slow proofs: a million rows, real clients and servers in environments of their own
 	$(BIN)/pytest -m conformance
 
-torture: $(DEV_STAMP)  ## the same proofs for longer: 1,000 kills, 10,000 losses of power
+fuzz: $(DEV_STAMP)  ## arbitrary bytes at every door, for longer
+	PENSTOCK_FUZZ_EXAMPLES=2000 $(BIN)/pytest -n auto tests/fuzz
+
+torture: $(DEV_STAMP)  ## the same proofs for longer: 1,000 kills, 10,000 losses of power, 100,000 cancels, 200 signals
+	PENSTOCK_CANCELS=100000 PENSTOCK_SIGNALS=200 $(BIN)/pytest -n auto tests/endings
 	PENSTOCK_KILLS=1000 $(BIN)/pytest tests/journeys/test_kill.py -s
 	PENSTOCK_STATES=10000 $(BIN)/pytest -n auto --dist worksteal tests/durability
 
