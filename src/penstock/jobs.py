@@ -210,8 +210,6 @@ def _opened(job: Job, source: Input, record: RunRecord, there: LedgerFile | None
         notes.append(
             f"the ledger was damaged: it is kept as {store.set_aside}, {store.salvaged:,} good rows were salvaged"
         )
-    if store.damaged:
-        notes.append(f"{store.damaged:,} recorded rows are damaged and will be sent again")
     if store.lost:
         notes.append(f"{store.lost:,} rows that had been recorded are gone from the ledger and will be sent again")
     look_up = had_run and (not same or record.input_digest is None)

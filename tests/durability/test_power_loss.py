@@ -69,7 +69,7 @@ async def _check(path: Path, known: Known) -> None:
         record = again.latest()
         assert record is not None
         again.resume(record)
-        assert (again.lost, again.damaged, again.set_aside) == (0, 0, None)
+        assert (again.lost, again.set_aside) == (0, None)
         assert all(again.state(index) != ABSENT for index in range(ROWS))
     finally:
         again.close()
@@ -83,7 +83,7 @@ def _check_opening(ledger: LedgerFile, known: Known) -> None:
         ledger.begin(RunRecord(None, {}, rows=ROWS))
         return
     ledger.resume(record)
-    assert (ledger.lost, ledger.damaged, ledger.set_aside) == (0, 0, None)
+    assert (ledger.lost, ledger.set_aside) == (0, None)
     if ledger.run == known.run:
         assert [index for index in known.rows if ledger.state(index) == ABSENT] == []
 
@@ -103,6 +103,8 @@ def _names(ledger: Path) -> list[str]:
     """The names of the rows in one ledger, each of them compared byte for byte with what it must be."""
     names = []
     with closing(sqlite3.connect(ledger)) as database:
+        if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'results'").fetchone() is None:
+            return names  # set aside before it had a table: nothing was ever recorded in it
         for row in database.execute(f"SELECT {COLUMNS} FROM results"):
             entry = to_entry(row)
             assert entry is not None

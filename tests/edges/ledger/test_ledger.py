@@ -118,7 +118,7 @@ async def test_what_was_committed_is_read_again_after_a_reopening(path: Path, st
     assert [again.state(index) for index in (0, 49, 50, 51, 52)] == [ANSWERED, ANSWERED, FAILED, REFUSED, ABSENT]
     assert (again.recorded.ok, again.recorded.failed, again.recorded.ambiguous) == (50, 1, 2)
     assert (again.recorded.input_tokens, again.recorded.cost) == (500, 12.5)
-    assert (again.damaged, again.lost, again.forgotten()) == (0, 0, 0)
+    assert (again.set_aside, again.lost, again.forgotten()) == (None, 0, 0)
     again.close()
     assert recorded(path) == entries
 
@@ -230,7 +230,7 @@ async def test_an_intact_answer_under_another_row_is_damage_too(path: Path, stor
     connection.commit()
     connection.close()
     again = reopened(path)
-    assert (again.damaged, again.state(5), again.state(1)) == (1, ABSENT, ABSENT)
+    assert (again.salvaged, again.lost, again.state(5), again.state(1)) == (1, 1, ABSENT, ABSENT)
     await again.commit([answered(5)])
     again.close()
     assert recorded(path) == [answered(0), answered(5)]
@@ -453,11 +453,11 @@ async def test_a_damaged_row_outside_the_input_does_not_stand_in_the_way_for_eve
     connection.commit()
     connection.close()
     again = reopened(path)
-    assert again.damaged == 1
+    assert (again.salvaged, again.lost) == (1, 1)
     await again.commit([answered(1)])
     again.close()
     assert recorded(path) == [answered(0), answered(1)]
-    assert reopened(path).damaged == 0
+    assert reopened(path).set_aside is None
 
 
 async def test_an_answer_that_gives_way_to_another_row_is_not_told_as_lost(path: Path, store: LedgerFile) -> None:

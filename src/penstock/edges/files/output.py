@@ -63,7 +63,10 @@ class OutputFile:
             self._stream.close()
         except OSError:
             pass  # what could not be flushed is thrown away anyway
-        self._temporary.unlink(missing_ok=True)
+        try:
+            self._temporary.unlink(missing_ok=True)
+        except OSError:
+            pass  # the next run removes it; what ended this one must not be hidden by it
 
     def _keep_permissions(self) -> None:
         if self._target.exists():

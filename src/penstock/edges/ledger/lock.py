@@ -36,8 +36,11 @@ class Lock:
 
     def undo(self) -> None:
         """Release, and leave nothing behind that was not there before: for a ledger that turned out to be none."""
-        if self._made_here:
-            self._path.unlink(missing_ok=True)
+        try:
+            if self._made_here:
+                self._path.unlink(missing_ok=True)
+        except OSError:
+            pass  # an empty file too many, and why the ledger could not be opened must not be hidden by it
         self.release()
 
     def release(self) -> None:

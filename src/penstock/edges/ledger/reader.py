@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.edges.ledger.schema import APPLICATION, PAGE, disk_trouble, place, to_entry
+from penstock.edges.ledger.schema import APPLICATION, PAGE, disk_trouble, place, require_order, to_entry
 from penstock.edges.ledger.slots import marks_in
 from penstock.errors import UsageError
 from penstock.records import Entry
@@ -61,6 +61,8 @@ class LedgerReader:
         while True:
             with disk_trouble(self._path):
                 page = self._connection.execute(PAGE, (at, end, ROWS_A_PAGE)).fetchall()
+                if page:
+                    require_order(page, at, end)
             yield from map(to_entry, page)
             if len(page) < ROWS_A_PAGE:
                 return

@@ -10,11 +10,10 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from penstock.edges.ledger.schema import COLUMNS, INSERT, RowTuple, to_entry
+from penstock.edges.ledger.schema import COLUMNS, INSERT, RowTuple, is_intact
 
 TABLES = {"runs": 2, "forgotten": 3, "losses": 2}
 """The small tables, with their number of columns."""
-LAST = (1 << 63) - 1
 
 
 def salvage(damaged: Path, into: sqlite3.Connection) -> int:
@@ -25,11 +24,11 @@ def salvage(damaged: Path, into: sqlite3.Connection) -> int:
         for table, columns in TABLES.items():
             marks = ", ".join("?" * columns)
             into.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", _small_table(source, table))  # noqa: S608
-        intact = into.executemany(INSERT, (row for row in _rows(source) if to_entry(row) is not None)).rowcount
+        into.executemany(INSERT, (row for row in _rows(source) if is_intact(row)))
         into.execute("COMMIT")
     finally:
         source.close()
-    return max(0, intact)
+    return int(into.execute("SELECT count(*) FROM results").fetchone()[0])
 
 
 def _small_table(source: sqlite3.Connection, table: str) -> list[tuple[object, ...]]:
@@ -40,28 +39,14 @@ def _small_table(source: sqlite3.Connection, table: str) -> list[tuple[object, .
 
 
 def _rows(source: sqlite3.Connection) -> Iterator[RowTuple]:
-    """The rows that can be read: upwards to the damage, then downwards to it."""
-    up = f"SELECT {COLUMNS} FROM results WHERE position > ? ORDER BY position LIMIT 1"  # noqa: S608
-    down = f"SELECT {COLUMNS} FROM results WHERE position < ? ORDER BY position DESC LIMIT 1"  # noqa: S608
-    lowest = -1
-    for row in _steps(source, up, lowest, rising=True):
-        lowest = row[0]
-        yield row
-    for row in _steps(source, down, LAST, rising=False):
-        if row[0] <= lowest:
-            return
-        yield row
+    """The rows that can be read: as they lie, then from the end up to what cannot be read. Some may come twice.
 
-
-def _steps(source: sqlite3.Connection, query: str, start: int, *, rising: bool) -> Iterator[RowTuple]:
-    """Row by row, so that a page that cannot be read costs no row of another."""
-    at = start
-    while True:
+    They are not looked up by their place, for in a damaged file that may lead elsewhere, or in circles.
+    """
+    for direction in ("ASC", "DESC"):
+        cursor = source.execute(f"SELECT {COLUMNS} FROM results ORDER BY position {direction}")  # noqa: S608
         try:
-            row = source.execute(query, (at,)).fetchone()
+            yield from cursor
         except sqlite3.DatabaseError:
-            return
-        if row is None or row[0] == at or (row[0] < at) == rising:
-            return  # the end, or a page that leads in circles
-        at = row[0]
-        yield row
+            continue
+        return

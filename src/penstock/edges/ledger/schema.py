@@ -6,6 +6,7 @@ import sqlite3
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import lt
 from pathlib import Path
 
 from penstock.errors import LedgerFailed
@@ -61,6 +62,13 @@ def is_intact(row: RowTuple) -> bool:
         return checksum(position >> INDEX_BITS, position & LAST_INDEX, state, request, meta, body) == proof
     except (TypeError, ValueError, OverflowError, struct.error):
         return False
+
+
+def require_order(page: list[RowTuple], at: int, end: int) -> None:
+    """Raise the error of a damaged database where positions do not rise within `[at, end)`: such pages lead in circles."""
+    positions = [row[0] for row in page]
+    if not (at <= positions[0] and positions[-1] < end and all(map(lt, positions, positions[1:]))):
+        raise sqlite3.DatabaseError("rows are out of order")
 
 
 def to_entry(row: RowTuple) -> Entry | None:

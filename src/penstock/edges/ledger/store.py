@@ -29,6 +29,7 @@ from penstock.edges.ledger.schema import (
     disk_trouble,
     is_intact,
     place,
+    require_order,
     to_entry,
     to_row,
 )
@@ -48,15 +49,14 @@ ORPHANS = 0
 class LedgerFile:
     """One ledger, open for a run. Implements `ports.Ledger`; call `begin` or `resume` before the first row.
 
-    `damaged` tells how many rows failed their checksum, `lost` how many had been committed and were gone: they are sent
-    again. `set_aside` names a damaged file that was replaced by what could be `salvaged` of it, in rows. `recorded` sums
-    up the rows that stay.
+    `lost` tells how many rows had been committed and are gone: they are sent again. `set_aside` names a damaged file that
+    was replaced by what could be `salvaged` of it, in rows. `recorded` sums up the rows that stay.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run = 0
-        self.damaged = self.lost = self.salvaged = 0
+        self.lost = self.salvaged = 0
         self.set_aside: Path | None = None
         self._closed = False
         self.recorded = Totals()
@@ -120,18 +120,14 @@ class LedgerFile:
             self.lost = max(0, expected - found)
             self._take_in_left_overs()
             self._save(record)
-            self._slots.begin(self.run, self._slots.session + 1, found - self.damaged)
+            self._slots.begin(self.run, self._slots.session + 1, found)
 
     def _set_aside_damaged(self) -> None:
         """Go on with a new file that has every row of the damaged one that can still be read and vouched for."""
         self._connection.close()
         self.set_aside, self.salvaged = replace_damaged(self.path)
         self._connection = open_ledger(self.path)
-        self.recorded, self.damaged, self._states = Totals(), 0, bytearray()
-
-    def _save(self, record: RunRecord) -> None:
-        encoded = msgspec.json.encode(record)
-        self._connection.execute("INSERT OR REPLACE INTO runs VALUES (?, ?)", (self.run, encoded))
+        self.recorded, self._states = Totals(), bytearray()
 
     def _take_in_left_overs(self) -> None:
         """Note durably which rows a dead run was sending, before their marks are wiped."""
@@ -143,30 +139,31 @@ class LedgerFile:
             if self.lost:
                 self._connection.execute("INSERT OR IGNORE INTO losses VALUES (?, ?)", (session, self.lost))
 
+    def _save(self, record: RunRecord) -> None:
+        encoded = msgspec.json.encode(record)
+        self._connection.execute("INSERT OR REPLACE INTO runs VALUES (?, ?)", (self.run, encoded))
+
     def _is_answered(self, position: int) -> bool:
         query = "SELECT 1 FROM results WHERE position = ? AND state = ?"
         return self._connection.execute(query, (position, ANSWERED)).fetchone() is not None
 
     def _read_states(self, resend: frozenset[int], limit: int | None) -> int:
-        """Fill the table of states and return how many rows there are; a damaged row counts as absent."""
+        """Fill the table of states and return how many rows there are; raises `sqlite3.DatabaseError` for a damaged one."""
         at, end, found = place(self.run, 0), place(self.run + 1, 0), 0
         while page := self._connection.execute(PAGE, (at, end, ROWS_A_PAGE)).fetchall():
-            intact = [row for row in page if is_intact(row)]
-            for row in intact:
+            require_order(page, at, end)
+            if not all(map(is_intact, page)):
+                # Not even its place can be trusted, so it cannot be taken out by it.
+                raise sqlite3.DatabaseError("a row fails its checksum")
+            for row in page:
                 self._set_state(row[0] & LAST_INDEX, row[1])
-            counted = [row for row in intact if limit is None or row[0] & LAST_INDEX < limit]
+            counted = [row for row in page if limit is None or row[0] & LAST_INDEX < limit]
             self.recorded.add_all((row[1] == ANSWERED, sums_in(row[3])) for row in counted if row[1] not in resend)
             # What is sent again is left, but its earlier sends may be billed all the same.
             self.recorded.ambiguous += sum(sums_in(row[3]).ambiguous for row in counted if row[1] in resend)
-            self._forget_damaged([row[0] for row in page if row not in intact] if len(intact) < len(page) else [])
             found += len(page)
             at = page[-1][0] + 1
         return found
-
-    def _forget_damaged(self, positions: Sequence[int]) -> None:
-        """A damaged row says nothing that can be trusted, its place not excepted: it must not stand in the way for ever."""
-        self.damaged += len(positions)
-        self._connection.executemany("DELETE FROM results WHERE position = ?", [(at,) for at in positions])
 
     def originals(self) -> dict[bytes, int]:
         """Which row of this run answers which request."""
