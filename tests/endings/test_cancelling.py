@@ -177,7 +177,7 @@ def test_a_use_of_the_ledger_cancelled_at_any_turn_leaves_it_whole(tmp_path: Pat
         again = LedgerFile(path)
         assert again.latest() == RECORD
         again.resume(RECORD)
-        assert (again.lost, again.damaged) == (0, 0)
+        assert (again.lost, again.set_aside) == (0, None)
         assert [again.state(index) for index in range(5)] == [2 if name != "aclose" else 0] * 5
         again.close()
         return in_time
