@@ -13,6 +13,9 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 # Tests that cut, kill, damage and cancel have worker processes of their own: what they do to one must not reach the others.
 HARSH := tests/durability tests/endings tests/fuzz tests/security
 
+# Seconds after which a slow proof counts as hung; a test of `make test` does after the two minutes of pyproject.toml.
+LONG := 3000
+
 .PHONY: help demo test conformance torture fuzz lint types format bench lock clean
 .DEFAULT_GOAL := help
 
@@ -41,15 +44,15 @@ test: $(DEV_STAMP) lint types  ## lint, types, import contracts and all fast tes
 	$(BIN)/pytest -n auto --dist worksteal -m "not conformance" $(HARSH)
 
 conformance: $(DEV_STAMP)  ## the slow proofs: a million rows, real clients and servers in environments of their own
-	$(BIN)/pytest -m conformance
+	$(BIN)/pytest --timeout $(LONG) -m conformance
 
 fuzz: $(DEV_STAMP)  ## arbitrary bytes at every door, for longer
-	PENSTOCK_FUZZ_EXAMPLES=2000 $(BIN)/pytest -n auto tests/fuzz
+	PENSTOCK_FUZZ_EXAMPLES=2000 $(BIN)/pytest --timeout $(LONG) -n auto tests/fuzz
 
 torture: $(DEV_STAMP)  ## the same proofs for longer: 1,000 kills, 10,000 losses of power, 100,000 cancels, 200 signals
-	PENSTOCK_CANCELS=100000 PENSTOCK_SIGNALS=200 $(BIN)/pytest -n auto tests/endings
-	PENSTOCK_KILLS=1000 $(BIN)/pytest tests/journeys/test_kill.py -s
-	PENSTOCK_STATES=10000 $(BIN)/pytest -n auto --dist worksteal tests/durability
+	PENSTOCK_CANCELS=100000 PENSTOCK_SIGNALS=200 $(BIN)/pytest --timeout $(LONG) -n auto tests/endings
+	PENSTOCK_KILLS=1000 $(BIN)/pytest --timeout $(LONG) tests/journeys/test_kill.py -s
+	PENSTOCK_STATES=10000 $(BIN)/pytest --timeout $(LONG) -n auto --dist worksteal tests/durability
 
 lint: $(DEV_STAMP)  ## ruff and the import contracts
 	$(BIN)/ruff check .
