@@ -93,7 +93,7 @@ def test_more_in_flight_than_the_system_has_files_is_refused_with_the_figure() -
 
 
 def test_our_own_figure_is_lowered_to_the_systems_files_and_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.client.raise_descriptor_limit", lambda: 128)
+    monkeypatch.setattr("penstock.access.raise_descriptor_limit", lambda: 128)
     client = Client("vllm/m")
     assert "51 go at once" in client.note
     assert Client("vllm/m", max_concurrency=51).note == ""

@@ -10,7 +10,6 @@ A Client belongs to one event loop. People share limits by sharing the Client.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -21,44 +20,35 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import msgspec
 
-from penstock.edges.clock import SystemClock
-from penstock.edges.environment import api_key as key_of
-from penstock.edges.environment import connection_cap, raise_descriptor_limit
-from penstock.edges.http import HttpTransport
+from penstock.access import NOWHERE, Access
 from penstock.edges.ledger import LedgerFile, RunRecord
 from penstock.edges.prices import GenaiPrices
-from penstock.engine.call import Account, Caller
-from penstock.engine.gate import Gate, Scope
+from penstock.engine.call import Caller
+from penstock.engine.gate import Scope
 from penstock.engine.run import Plan, Run, to_its_end
 from penstock.engine.source import raw_rows
-from penstock.errors import InputError, LoopMismatch, UsageError
-from penstock.options import Limits, Retry, Timeouts
+from penstock.errors import InputError, UsageError
+from penstock.options import BATCH, INTERACTIVE, Lane, Limits, Retry, Timeouts, positive
 from penstock.ports import Clock, Ledger, Observer, Prices, Transport
-from penstock.providers.catalog import SERVICES, Service, bare_model, split_model
+from penstock.providers.catalog import SERVICES, bare_model
 from penstock.providers.openai import ChatCompletions, chat_completions
 from penstock.records import RawRow, Request, Response, Result, Row, Usage
+from penstock.rules.hedge import Hedging
 from penstock.rules.identity import options_digest
 from penstock.rules.retry import Policy
+from penstock.rules.spending import Spending
 from penstock.rules.tally import Tally
 from penstock.rules.template import Template
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, Any]] | Request
 """A text, a list of chat messages, or a whole request."""
-
-CONCURRENCY_WITHOUT_LIMITS = 100
-CONCURRENCY_WITH_LIMITS = 1_000
-"""Where the account's limits are known, they bound the flow; the cap then only guards descriptors and memory."""
-
-
-NOWHERE = "http://127.0.0.1:9/v1"
-"""Stands for an address that is not known yet, or not needed: a server of our own, or answers that are only read."""
 
 
 class Asking(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +70,8 @@ class Client:
 
     `model` is `provider/model` (a bare name is OpenAI's); `api_key` defaults to the provider's usual variable; `base_url`
     includes `/v1`. `timeout` bounds one attempt, `deadline` one row with all its attempts, both in seconds.
-    `note` says what was lowered to fit this machine, if anything was.
+    Without `max_concurrency`, how many go at once follows the limits, or where there are none, what the server can use.
+    `hedge` sends a request again that is slower than nearly all, at most two in a hundred; both may be billed.
     `transport`, `clock` and `prices` replace the world, for tests. Raises `UsageError` for what cannot be right.
     """
 
@@ -95,42 +86,34 @@ class Client:
         max_retries: int = 5,
         timeout: float | None = None,
         deadline: float | None = None,
+        hedge: bool = False,
         transport: Transport | None = None,
         clock: Clock | None = None,
         prices: Prices | None = None,
     ) -> None:
-        self._service, self.model = split_model(model, base_url)
-        self._limits = limits or Limits()
-        self._retry = Retry(max_retries=max_retries, deadline=deadline)
-        self._timeouts = Timeouts(total=timeout)
-        self._max_concurrency = _concurrency(max_concurrency, self._limits)
-        self.note = ""
-        if transport is None:
-            self._keep_within_descriptors(asked=max_concurrency is not None)
-        key = api_key if api_key is not None else _key_from_environment(self._service, transport)
-        self._base_url = base_url
-        self._provider = chat_completions(
-            self._service,
-            base_url=base_url or (NOWHERE if self._service.name == "builtin" else None),
-            api_key=key or _unused(transport),
+        self._access = Access(
+            model,
+            api_key=api_key,
+            base_url=base_url,
+            limits=limits or Limits(),
+            max_concurrency=max_concurrency,
+            timeouts=Timeouts(total=timeout),
+            transport=transport,
+            clock=clock,
         )
-        self._transport, self._clock = transport, clock or SystemClock()
-        if transport is None:
-            # What can never be sent is told here, not in the middle of a run.
-            self._new_transport().check(self._provider.call(b"", self.model))
+        self.model, self._service = self._access.model, self._access.service
+        self._retry = Retry(max_retries=max_retries, deadline=deadline)
+        self._hedging = Hedging() if hedge else None
         self._prices = prices or GenaiPrices(self._service.name)
-        self._stack = AsyncExitStack()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._account: Account | None = None
-        self._opening = asyncio.Lock()
         self._runs: dict[Run, LedgerFile | None] = {}
 
     def __repr__(self) -> str:
-        state = "new" if self._account is None else f"{self._account.gate.in_flight} in flight"
+        account = self._access.account
+        state = "new" if account is None else f"{account.gate.in_flight} in flight"
         return f"<Client {self._service.name}/{self.model}, {state}>"
 
     async def __aenter__(self) -> Self:
-        await self._open()
+        await self._access.open()
         return self
 
     async def __aexit__(
@@ -142,21 +125,35 @@ class Client:
         """End runs that are still open, then close every connection. Calling it twice does no harm."""
         while self._runs:
             await _close_run(*self._runs.popitem())
-        self._account = None
-        await self._stack.aclose()
+        await self._access.aclose()
 
     async def generate(
-        self, prompt: Prompt, *, system: str | None = None, model: str | None = None, **params: Any
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = None,
+        model: str | None = None,
+        lane: Lane | None = None,
+        **params: Any,
     ) -> Response:
         """One answer. `params` go into the body as they are (`temperature=0`, `max_tokens=200`, ...).
+
+        Its `lane` is one of its own by default, so that it does not wait behind the rows of a run.
 
         Raises a `RequestError` (`Refused`, `NoAnswer`, `BadAnswer`, ...) when there is none after the retries.
         """
         request = self._request(prompt, system, model, params)
-        account = await self._open()
-        body = self._provider.encode(request, request.model or self.model)
+        account = await self._access.open()
+        body = self.provider.encode(request, request.model or self.model)
         policy = Policy(max_retries=self._retry.max_retries, patient=False)
-        caller = Caller(account=account, policy=policy, scope=Scope(), observer=Tally(), deadline=self._retry.deadline)
+        caller = Caller(
+            account=account,
+            policy=policy,
+            scope=Scope(lane or INTERACTIVE),
+            observer=Tally(),
+            deadline=self._retry.deadline,
+            hedging=self._hedging,
+        )
         outcome = await caller.call(request, body)
         if outcome.error is not None:
             raise outcome.error
@@ -182,6 +179,8 @@ class Client:
         ordered: bool = False,
         dedupe: bool = False,
         retry_failed: bool = False,
+        max_cost: float | None = None,
+        lane: Lane | None = None,
     ) -> AsyncGenerator[Result, None]:
         """One `Result` for each row, as they complete, or in input order if `ordered`.
 
@@ -189,6 +188,8 @@ class Client:
         only as fast as they are used. With a `ledger` every answer is recorded durably before it is yielded, and a row
         whose answer is recorded is not sent again. `dedupe` sends equal rows once. Nothing raises for a row; what dooms
         all of them (a refused key, no credit) raises `RunStopped`, and the same call with the same ledger goes on later.
+        `max_cost` is in US dollars: it is reserved before sending, and the run stops before it would be exceeded. Where several
+        runs share the client, turns are shared by the weights of their lanes.
         """
         asking = Asking(prompt=prompt, system=system, params=dict(params or {}))
         asking.template()
@@ -197,7 +198,8 @@ class Client:
         try:
             choices = {"ordered": ordered, "dedupe": dedupe, "retry_failed": retry_failed}
             choices["look_up"] = store is not None and not (isinstance(store, LedgerFile) and store.is_new)
-            run = await self.start(raw_rows(rows), asking, Tally(), ledger=store, **choices)
+            scope = await self.scope(lane, max_cost, spent=_spent(store))
+            run = await self.start(raw_rows(rows), asking, Tally(), scope, ledger=store, **choices)
         except BaseException:
             if own is not None:
                 await own.aclose()
@@ -221,32 +223,47 @@ class Client:
         rows: Iterator[RawRow] | AsyncIterator[RawRow],
         asking: Asking,
         observer: Observer,
+        scope: Scope | None = None,
         *,
         ledger: Ledger | None = None,
         **choices: Any,
     ) -> Run:
-        """A run over rows that are read already; `choices` are fields of `engine.run.Plan`."""
-        account = await self._open()
-        if isinstance(self._prices, GenaiPrices):
-            # They take about a second to load: now and in a thread, not in the middle of the run.
-            await asyncio.get_running_loop().run_in_executor(None, self._prices.cost, self.model, Usage())
+        """A run over rows that are read already, in a `scope` of `scope()`; `choices` are fields of `engine.run.Plan`."""
+        account = await self._access.open()
+        await self._price(Usage())
         caller = Caller(
             account=account,
             policy=Policy(max_retries=self._retry.max_retries),
-            scope=Scope(),
+            scope=scope or Scope(),
             observer=observer,
             deadline=self._retry.deadline,
             marks=ledger,
+            hedging=self._hedging,
         )
         plan = Plan(
             caller=caller,
             render=self.render(asking),
-            workers=_workers(self._max_concurrency),
+            workers=self._access.workers,
             prices=self._prices,
             ledger=ledger,
             **choices,
         )
         return Run(plan, rows)
+
+    async def scope(self, lane: Lane | None, max_cost: float | None, spent: float = 0.0) -> Scope:
+        """What a run may spend, and the lane of its rows. Raises `UsageError` where a sum is set and the model's price is unknown."""
+        if max_cost is None:
+            return Scope(lane or BATCH)
+        positive(max_cost=max_cost)
+        if await self._price(Usage(input_tokens=1, output_tokens=1)) is None:
+            raise UsageError(f"max_cost cannot be kept: the price of {self.model!r} is not known")
+        return Scope(lane or BATCH, Spending(max_cost, self._prices.cost, spent))
+
+    async def _price(self, usage: Usage) -> float | None:
+        """Prices take about a second to load: before the run and in a thread, not in the middle of it."""
+        if isinstance(self._prices, GenaiPrices):
+            return await asyncio.get_running_loop().run_in_executor(None, self._prices.cost, self.model, usage)
+        return self._prices.cost(self.model, usage)
 
     def render(self, asking: Asking) -> Callable[[RawRow], Row]:
         """The rule that turns a raw row into one that is ready to be sent; it raises `InputError`."""
@@ -260,63 +277,25 @@ class Client:
     @property
     def provider(self) -> ChatCompletions:
         """The translation between requests and this provider's wire."""
-        return self._provider
+        return self._access.provider
+
+    @property
+    def note(self) -> str:
+        """What was lowered to fit this machine, if anything was."""
+        return self._access.note
 
     def statistics(self) -> dict[str, float]:
-        """In flight, waiting, free slots."""
-        return self._account.gate.statistics() if self._account is not None else {}
+        """In flight, waiting, free slots; and of the client's model the limits in force, what is estimated and what was learned."""
+        account = self._access.account
+        if account is None:
+            return {}
+        hedging = self._hedging.statistics() if self._hedging is not None else {}
+        return account.gate.statistics() | account.gate.statistics_of(self.model) | hedging
 
     def waiting_for(self) -> str:
         """What the next request waits for, in words; empty when none waits."""
-        return self._account.gate.waiting_for() if self._account is not None else ""
-
-    # -- parts
-
-    def _keep_within_descriptors(self, *, asked: bool) -> None:
-        """As many as the limit of open files allows: a user's figure is refused above it, our own lowered, with a note."""
-        cap, wanted = connection_cap(raise_descriptor_limit()), self._max_concurrency
-        if wanted <= cap:
-            return
-        many = f"{wanted:,} requests in flight need more open files than the system allows"
-        if asked:
-            raise UsageError(f"max_concurrency: {many}: at most {cap:,}, or raise the limit (ulimit -n)")
-        self._max_concurrency = cap
-        self.note = f"{many}: {cap:,} go at once (ulimit -n raises the limit)"
-
-    async def _open(self) -> Account:
-        """The account, put together at the first use and on that loop only."""
-        loop = asyncio.get_running_loop()
-        if self._loop is not None and self._loop is not loop:
-            raise LoopMismatch("this Client is open on another event loop: make one Client for each loop")
-        async with self._opening:
-            return self._account or await self._new_account(loop)
-
-    async def _new_account(self, loop: asyncio.AbstractEventLoop) -> Account:
-        self._loop = loop
-        if self._service.name == "builtin" and self._transport is None and self._base_url is None:
-            await self._start_builtin()
-        transport = self._transport
-        if transport is None:
-            transport = await self._stack.enter_async_context(_closing(self._new_transport()))
-        self._account = Account(
-            clock=self._clock,
-            transport=transport,
-            provider=self._provider,
-            gate=Gate(self._clock, self._limits, self._max_concurrency),
-            timeouts=self._timeouts,
-            model=self.model,
-        )
-        return self._account
-
-    def _new_transport(self) -> HttpTransport:
-        return HttpTransport(environ=os.environ, max_connections=self._max_concurrency)
-
-    async def _start_builtin(self) -> None:
-        """The built-in model is served over loopback HTTP, so that it takes the path that a real provider takes."""
-        from penstock.simulator.server import builtin_settings, serve
-
-        server = await self._stack.enter_async_context(serve(builtin_settings()))
-        self._provider = chat_completions(self._service, base_url=server.base_url)
+        account = self._access.account
+        return account.gate.waiting_for() if account is not None else ""
 
     async def _ledger_for(self, ledger: str | Path | Ledger | None, asking: Asking) -> Ledger | None:
         """A ledger that stands at this run: the last one where the options are its own, else a new one in the same file."""
@@ -359,28 +338,9 @@ def reviver(service: str) -> Callable[[bytes], Response]:
     return chat_completions(SERVICES[service], base_url=NOWHERE, api_key="none").revive
 
 
-def _key_from_environment(service: Service, transport: Transport | None) -> str | None:
-    if transport is not None:
-        return None
-    return key_of(service.key_variables, os.environ)
-
-
-def _unused(transport: Transport | None) -> str | None:
-    """A transport of the caller's own reaches no provider, so it needs no key."""
-    return "unused" if transport is not None else None
-
-
-def _concurrency(asked: Any, limits: Limits) -> int:
-    if asked is None:
-        return CONCURRENCY_WITHOUT_LIMITS if limits == Limits() else CONCURRENCY_WITH_LIMITS
-    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
-        raise UsageError(f"max_concurrency must be a positive whole number, not {asked!r}")
-    return int(asked)
-
-
-def _workers(max_concurrency: int) -> int:
-    """A few more than may be in flight: rows that wait for a retry hold a worker and must not hold back the others."""
-    return max_concurrency + max_concurrency // 4 + 1
+def _spent(store: Ledger | None) -> float:
+    """What earlier sessions of the same run have cost."""
+    return store.recorded.known_cost if isinstance(store, LedgerFile) else 0.0
 
 
 async def _close_run(run: Run, own_ledger: LedgerFile | None) -> None:
@@ -389,11 +349,3 @@ async def _close_run(run: Run, own_ledger: LedgerFile | None) -> None:
     finally:
         if own_ledger is not None:
             await own_ledger.aclose()
-
-
-@asynccontextmanager
-async def _closing(transport: HttpTransport) -> AsyncIterator[HttpTransport]:
-    try:
-        yield transport
-    finally:
-        await transport.aclose()

@@ -12,7 +12,7 @@ import msgspec
 from penstock.errors import UsageError
 
 
-def _positive(**values: object) -> None:
+def positive(**values: object) -> None:
     """Refuse zero, negative, infinite and not-a-number; None passes."""
     for name, value in values.items():
         if value is None:
@@ -24,15 +24,40 @@ def _positive(**values: object) -> None:
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the account allows, per minute. Without any, Penstock sends 100 at a time and obeys what the provider answers."""
+    """What the account allows. What is not set is learned: from the provider's headers, or from what it lets through.
+
+    `share` is how much of every limit to use, told and learned ones too: 0.6 leaves 40 % to others on the same key.
+    """
 
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     input_tokens_per_minute: float | None = None
     output_tokens_per_minute: float | None = None
+    requests_per_day: float | None = None
+    tokens_per_day: float | None = None
+    share: float = 1.0
 
     def __post_init__(self) -> None:
-        _positive(**msgspec.structs.asdict(self))
+        positive(**msgspec.structs.asdict(self))
+        if self.share > 1:
+            raise UsageError(f"share must be above 0 and at most 1 (0.6 is 60 % of the limit), not {self.share!r}")
+
+
+class Lane(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of requests of its own: where several wait, turns are shared by weight, whatever the length of each line."""
+
+    name: str
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive(weight=self.weight)
+
+
+INTERACTIVE = Lane(name="interactive", weight=8.0)
+"""Single calls: somebody waits for each, so that they need not stand behind a batch."""
+
+BATCH = Lane(name="batch")
+"""The rows of a run."""
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +71,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     deadline: float | None = None
 
     def __post_init__(self) -> None:
-        _positive(deadline=self.deadline)
+        positive(deadline=self.deadline)
         retries: object = self.max_retries
         if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
             raise UsageError(f"max_retries must be 0 or a positive whole number, not {retries!r}")
@@ -65,6 +90,4 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     total: float | None = None
 
     def __post_init__(self) -> None:
-        _positive(
-            timeout=self.total, connect=self.connect, first_byte=self.first_byte, between_bytes=self.between_bytes
-        )
+        positive(timeout=self.total, connect=self.connect, first_byte=self.first_byte, between_bytes=self.between_bytes)

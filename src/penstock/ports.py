@@ -5,12 +5,12 @@ Each has one real form in `edges` or `providers` and one for tests in `penstock.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from penstock.errors import RequestError
 from penstock.options import Timeouts
-from penstock.records import Entry, HttpAnswer, HttpCall, RawRow, Request, Response, Result, Usage
+from penstock.records import Entry, HttpAnswer, HttpCall, RawRow, Request, Response, Result, Told, Usage
 
 
 class Timer(Protocol):
@@ -63,6 +63,10 @@ class Provider(Protocol):
 
     def call(self, body: bytes, model: str) -> HttpCall:
         """The HTTP call that carries a body."""
+        ...
+
+    def limits(self, answer: HttpAnswer, wall: float) -> Mapping[str, Told]:
+        """What an answer of any status tells of the account's limits, by the budget's name (the fields of `Limits`)."""
         ...
 
     def decode(self, answer: HttpAnswer, wall: float) -> Response:

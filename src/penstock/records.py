@@ -93,6 +93,14 @@ class HttpAnswer(msgspec.Struct, frozen=True):
         return None
 
 
+class Told(msgspec.Struct, frozen=True):
+    """What the headers of one answer tell of one limit: units in its period, what is left, seconds until it is whole again."""
+
+    limit: float | None = None
+    remaining: float | None = None
+    reset_s: float | None = None
+
+
 class RawRow(msgspec.Struct, frozen=True):
     """One row as the input has it. `where` is `FILE:LINE` for messages; `values` is a mapping or, for a bare prompt, text.
 

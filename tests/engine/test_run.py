@@ -34,7 +34,7 @@ async def everything(started: Run) -> list[Result]:
 
 def test_each_row_gets_its_own_answer_as_they_complete() -> None:
     async def main() -> None:
-        async with VirtualClient(Settings(latency=1.0)) as client:
+        async with VirtualClient(Settings(latency=1.0), max_concurrency=100) as client:
             results = await collect(client, prompts(250))
             assert sorted(result.index for result in results) == list(range(250))
             assert all(result.text == expected_text(f"Tell me fact {result.index}") for result in results)
@@ -202,7 +202,8 @@ def test_known_limits_are_kept_and_cause_no_throttle() -> None:
 
 def test_unknown_limits_are_obeyed_by_their_throttles_which_cost_no_retry() -> None:
     async def main() -> None:
-        async with VirtualClient(Settings(requests_per_minute=300, latency=0.2), max_retries=0) as client:
+        world = Settings(requests_per_minute=300, burst_seconds=1, latency=0.2, headers="none")
+        async with VirtualClient(world, max_retries=0) as client:
             results = await collect(client, prompts(400))
             assert all(result.ok and result.attempts == 1 for result in results)
             assert client.stats.throttled > 0

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.providers.delays import AccountLimits, duration, limits_of, retry_after
+from penstock.providers.delays import duration, limits_of, retry_after
 from penstock.providers.error_bodies import ErrorBody, read_error
-from penstock.records import HttpAnswer
+from penstock.records import HttpAnswer, Told
 
 WALL = 1_777_709_700.0  # 2026-05-02 08:15:00 UTC
 SILENT = ErrorBody(message="")
@@ -184,55 +184,73 @@ def test_no_text_makes_a_wait_that_is_not_a_positive_number(text: str) -> None:
             {
                 "X-RateLimit-Limit-Requests": "3500",
                 "x-ratelimit-remaining-requests": "3499",
+                "x-ratelimit-reset-requests": "17ms",
                 "x-ratelimit-limit-tokens": "200000",
                 "x-ratelimit-remaining-tokens": "0",
-                "x-ratelimit-reset-tokens": "375ms",
+                "x-ratelimit-reset-tokens": "6m0s",
             },
-            AccountLimits(
-                requests_per_minute=3500, requests_remaining=3499, tokens_per_minute=200_000, tokens_remaining=0
-            ),
+            {
+                "requests_per_minute": Told(3500, 3499, 0.017),
+                "tokens_per_minute": Told(200_000, 0, 360),
+            },
+        ),
+        (
+            "azure",
+            {
+                "x-ratelimit-limit-tokens": "30000",
+                "x-ratelimit-remaining-tokens": "29000",
+                "x-ratelimit-reset-tokens": "6",
+            },
+            {"tokens_per_minute": Told(30_000, 29_000, 6)},
         ),
         (
             "anthropic",
             {
                 "anthropic-ratelimit-requests-limit": "50",
                 "anthropic-ratelimit-requests-remaining": "49",
+                "anthropic-ratelimit-requests-reset": "2026-05-02T08:15:07Z",
                 "anthropic-ratelimit-tokens-limit": "38000",
                 "anthropic-ratelimit-input-tokens-limit": "30000",
                 "anthropic-ratelimit-input-tokens-remaining": "29000",
+                "anthropic-ratelimit-input-tokens-reset": "2026-05-02T08:15:02-01:00",
                 "anthropic-ratelimit-output-tokens-limit": "8000",
                 "anthropic-ratelimit-output-tokens-remaining": "7000",
+                "anthropic-ratelimit-output-tokens-reset": "2026-05-02T08:14:59Z",
             },
-            AccountLimits(
-                requests_per_minute=50,
-                requests_remaining=49,
-                tokens_per_minute=38_000,
-                input_tokens_per_minute=30_000,
-                input_tokens_remaining=29_000,
-                output_tokens_per_minute=8_000,
-                output_tokens_remaining=7_000,
-            ),
+            {
+                "requests_per_minute": Told(50, 49, 7),
+                "tokens_per_minute": Told(38_000),
+                "input_tokens_per_minute": Told(30_000, 29_000, 3_602),
+                "output_tokens_per_minute": Told(8_000, 7_000),
+            },
         ),
         (
             "groq",
             {
                 "x-ratelimit-limit-requests": "14400",
                 "x-ratelimit-remaining-requests": "14370",
+                "x-ratelimit-reset-requests": "2m59.56s",
                 "x-ratelimit-limit-tokens": "18000",
                 "x-ratelimit-remaining-tokens": "17997",
+                "x-ratelimit-reset-tokens": "7.66s",
             },
-            AccountLimits(tokens_per_minute=18_000, tokens_remaining=17_997),
+            {"requests_per_day": Told(14_400, 14_370, 179.56), "tokens_per_minute": Told(18_000, 17_997, 7.66)},
         ),
         (
             "together",
             {"x-ratelimit-limit": "10", "x-tokenlimit-limit": "3000", "x-ratelimit-remaining": "9"},
-            AccountLimits(requests_per_minute=600, tokens_per_minute=180_000),
+            {"requests_per_minute": Told(600), "tokens_per_minute": Told(180_000)},
         ),
-        ("openrouter", {"X-RateLimit-Limit": "20", "X-RateLimit-Remaining": "0"}, AccountLimits()),
-        ("openai", {"x-ratelimit-limit-requests": "0", "x-ratelimit-limit-tokens": "-1"}, AccountLimits()),
-        ("openai", {"x-ratelimit-limit-requests": "many"}, AccountLimits()),
-        ("mistral", {}, AccountLimits()),
+        ("openrouter", {"X-RateLimit-Limit": "20", "X-RateLimit-Remaining": "0"}, {}),
+        ("openai", {"x-ratelimit-limit-requests": "0", "x-ratelimit-limit-tokens": "-1"}, {}),
+        ("openai", {"x-ratelimit-limit-requests": "many", "x-ratelimit-reset-requests": "soon"}, {}),
+        ("mistral", {}, {}),
     ],
 )
-def test_the_accounts_limits_are_read_per_minute(service: str, headers: dict[str, str], limits: AccountLimits) -> None:
-    assert limits_of(service, [(name.encode(), value.encode()) for name, value in headers.items()]) == limits
+def test_the_accounts_limits_are_read_by_budget(service: str, headers: dict[str, str], limits: dict[str, Told]) -> None:
+    told = limits_of(service, HttpAnswer(200, [(k.encode(), v.encode()) for k, v in headers.items()], b""), WALL)
+    assert told.keys() == limits.keys()
+    for name, expected in limits.items():
+        assert told[name].limit == expected.limit
+        assert told[name].remaining == expected.remaining
+        assert told[name].reset_s == pytest.approx(expected.reset_s)

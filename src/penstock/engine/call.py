@@ -1,7 +1,7 @@
 """One request, from its turn to its end: gate, attempt, settle, and again until the policy says that it is over.
 
-It owns every retry. It raises nothing for the row: what became of the request is an `Outcome`. Only what ends a whole run
-(`RunStopped`) and cancellation pass through.
+It owns every retry and every hedge. It raises nothing for the row: what became of the request is an `Outcome`. Only what ends
+a whole run (`RunStopped`) and cancellation pass through.
 """
 
 from __future__ import annotations
@@ -10,31 +10,20 @@ import asyncio
 
 import msgspec
 
-from penstock.engine.attempt import attempt
-from penstock.engine.gate import Gate, Lane, Scope
+from penstock.engine.attempt import Account, attempt
+from penstock.engine.gate import Ask, Queue, Scope, Ticket
 from penstock.errors import RequestError, request_error
-from penstock.options import Timeouts
-from penstock.ports import Clock, Marks, Observer, Provider, Transport
+from penstock.ports import Marks, Observer
 from penstock.records import HttpCall, Request, Response
-from penstock.rules.governor import NOTHING, Charge
+from penstock.rules.charges import NOTHING, Charge
+from penstock.rules.estimate import script_of
+from penstock.rules.hedge import Hedging
 from penstock.rules.retry import TREATMENT, Policy, Tries, Verdict, stopped
 
-REQUEST_ONLY = Charge()
 FIRST_TRY = Verdict("again")
 DONE = Verdict("done")
 GIVEN_UP = request_error("deadline", "given up before its answer came", maybe_billed=True)
 OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens")
-
-
-class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts that all requests of one client share. `model` is the client's own."""
-
-    clock: Clock
-    transport: Transport
-    provider: Provider
-    gate: Gate
-    timeouts: Timeouts
-    model: str
 
 
 class Outcome(msgspec.Struct):
@@ -48,14 +37,13 @@ class Outcome(msgspec.Struct):
 
 
 class Passage(msgspec.Struct):
-    """One request on its way: what is sent, what it costs, what it has been through."""
+    """One request on its way: what is sent, what its cost is estimated from, what it has been through."""
 
     call: HttpCall
-    body_bytes: int
+    ask: Ask
     index: int
     own_model: bool
-    lane: Lane
-    charge: Charge
+    queue: Queue
     outcome: Outcome
     began: float
     tries: Tries
@@ -71,6 +59,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     observer: Observer
     deadline: float | None = None
     marks: Marks | None = None
+    hedging: Hedging | None = None
 
     async def call(self, request: Request, body: bytes, index: int = 0) -> Outcome:
         """The end of one request. `body` is `request` encoded; `index` names the row in the marks.
@@ -78,9 +67,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         Raises `RunStopped` where the run ends before this request does.
         """
         passage = self._passage(request, body, index)
-        if (budget := passage.lane.governor.never_fits(passage.charge)) is not None:
-            passage.outcome.error = _too_large_for(budget, passage.charge)
-        elif self.deadline is None:
+        if self.deadline is None:
             await self._travel(passage)
         else:
             await self._travel_within(passage, self.deadline)
@@ -89,14 +76,12 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     def _passage(self, request: Request, body: bytes, index: int) -> Passage:
         account = self.account
         model = request.model or account.model
-        lane = account.gate.lane(model)
         return Passage(
             call=account.provider.call(body, model),
-            body_bytes=len(body),
+            ask=_ask(request, body),
             index=index,
             own_model=model == account.model,
-            lane=lane,
-            charge=_charge(lane, request, len(body)) if lane.governor.counts_tokens else REQUEST_ONLY,
+            queue=account.gate.queue(model),
             outcome=Outcome(),
             began=account.clock.now(),
             tries=Tries(),
@@ -116,60 +101,115 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     async def _travel(self, passage: Passage) -> None:
         verdict = FIRST_TRY
         while verdict.action == "again":
-            await self._enter(passage, verdict)
-            verdict = await self._try(passage)
+            if (error := _never_fits(passage)) is not None:
+                passage.outcome.error = error
+                return
+            ticket = await self._enter(passage, verdict)
+            verdict = await self._try(passage, ticket)
 
-    async def _enter(self, passage: Passage, verdict: Verdict) -> None:
+    async def _enter(self, passage: Passage, verdict: Verdict) -> Ticket:
         """Hold a slot on return. A request that has been out before goes to the head of its line."""
-        if self.scope.stopped is not None:
-            raise self.scope.stopped
-        gate, lane, charge = self.account.gate, passage.lane, passage.charge
+        scope, gate = self.scope, self.account.gate
+        if scope.stopped is not None:
+            raise scope.stopped
         if verdict is not FIRST_TRY:
-            await gate.wait(lane, charge, self.scope, at=verdict.at, first=True)
-        elif not gate.enter_nowait(lane, charge):
-            await gate.wait(lane, charge, self.scope)
+            return await gate.wait(passage.queue, passage.ask, scope, at=verdict.at, first=True)
+        ticket = gate.enter_nowait(passage.queue, passage.ask, scope)
+        return ticket or await gate.wait(passage.queue, passage.ask, scope)
 
-    async def _try(self, passage: Passage) -> Verdict:
-        """One send, and what follows from it. The slot is free again only once the budgets know what came."""
-        account = self.account
-        passage.outcome.attempts += 1
+    async def _try(self, passage: Passage, ticket: Ticket) -> Verdict:
+        """One try, and what follows from it. The slot is free again only once everybody knows what came."""
+        try:
+            if self.hedging is None:
+                response = await self._send(passage, ticket)
+            else:
+                response = await self._hedged(passage, ticket, self.hedging)
+        except RequestError as error:
+            return self._failed(passage, error)
+        finally:
+            self.account.gate.leave(passage.queue)
+        passage.outcome.response = response
+        passage.outcome.latency_s = self.account.clock.now() - passage.began
+        return DONE
+
+    # -- one send
+
+    async def _send(self, passage: Passage, ticket: Ticket) -> Response:
+        """One send, of which budgets, breaker, marks, money and the observer know when it is over."""
+        account, outcome = self.account, passage.outcome
+        outcome.attempts += 1
         if self.marks is not None:
             self.marks.sending(passage.index)
         try:
-            response = await attempt(account.transport, account.provider, account.clock, passage.call, account.timeouts)
+            response = await attempt(account, passage.queue, passage.call)
         except RequestError as error:
-            return self._failed(passage, error)
+            self._tell_of_failure(passage, ticket, error)
+            raise
         except asyncio.CancelledError:
-            passage.outcome.ambiguous += 1
+            outcome.ambiguous += 1
             account.gate.breaker.lost(account.clock.now())
+            self._pay(ticket, None)
             self.observer.attempted(GIVEN_UP)
             raise
-        else:
-            return self._answered(passage, response)
-        finally:
-            account.gate.leave()
+        self._tell_of_answer(passage, ticket, response)
+        return response
 
-    def _answered(self, passage: Passage, response: Response) -> Verdict:
-        now = self.account.clock.now()
-        lane, outcome = passage.lane, passage.outcome
+    def _tell_of_answer(self, passage: Passage, ticket: Ticket, response: Response) -> None:
+        now, queue = self.account.clock.now(), passage.queue
+        governor, usage = queue.governor, response.usage
         self.account.gate.breaker.answer()
-        lane.governor.answered(now)
-        if response.usage is not None and lane.governor.counts_tokens:
-            usage = response.usage
-            lane.estimator.learn(passage.body_bytes, usage)
-            spent = Charge(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
-            lane.governor.settle(passage.charge, spent)
-        outcome.response, outcome.latency_s = response, now - passage.began
+        governor.answered(now)
+        if queue.concurrency is not None:
+            tokens = usage.output_tokens if usage is not None else None
+            queue.concurrency.answered(now, queue.in_flight, now - ticket.at, tokens)
+        if usage is not None and (governor.counts_tokens or self.scope.spending is not None):
+            queue.estimator.learn(passage.ask.body_bytes, passage.ask.script, usage)
+            governor.settle(now, ticket.at, ticket.charge, governor.rule.after(ticket.charge, usage))
+        if self.scope.spending is not None:
+            price = self.scope.spending.price
+            self._pay(ticket, price(queue.model, usage) if usage is not None else None)
+        if self.hedging is not None:
+            self.hedging.answered(now - ticket.at)
         self.observer.attempted(None)
-        return DONE
+
+    def _tell_of_failure(self, passage: Passage, ticket: Ticket, error: RequestError) -> None:
+        """Let everybody who shares the account know of a failure: budgets, breaker, marks, money, observer."""
+        now, random = self.account.clock.now(), self.account.clock.random()
+        breaker, queue = self.account.gate.breaker, passage.queue
+        passage.last_error = error
+        passage.outcome.ambiguous += error.maybe_billed
+        match TREATMENT[error.kind]:
+            case "throttle":
+                queue.governor.throttle(now, error.retry_after)
+                breaker.answer()
+                passage.outcome.attempts -= 1
+            case "connect":
+                queue.governor.settle(now, ticket.at, ticket.charge, NOTHING)
+                breaker.failure(now, random, connected=False)
+                passage.outcome.attempts -= 1
+            case "outage":
+                breaker.failure(now, random, connected=True)
+                if queue.concurrency is not None and error.kind == "overloaded":
+                    queue.concurrency.shed(now)
+            case "retry":
+                breaker.lost(now)
+            case _:
+                breaker.answer()
+        if self.marks is not None and not error.maybe_billed:
+            self.marks.not_sent(passage.index)
+        self._pay(ticket, None if error.maybe_billed else 0.0)
+        self.observer.attempted(error)
+
+    def _pay(self, ticket: Ticket, cost: float | None) -> None:
+        """Settle the money; None: it may have cost all that was set aside."""
+        if self.scope.spending is not None:
+            self.scope.spending.settle(ticket.money, cost)
 
     def _failed(self, passage: Passage, error: RequestError) -> Verdict:
+        """What follows from a failed try."""
         account, outcome = self.account, passage.outcome
         now, random = account.clock.now(), account.clock.random()
         outcome.latency_s = now - passage.began
-        outcome.ambiguous += error.maybe_billed
-        passage.last_error = error
-        self._tell(passage, error, now, random)
         breaker = account.gate.breaker
         verdict = self.policy.judge(error, passage.tries, breaker, now, random, own_model=passage.own_model)
         if verdict.action == "stop" and self.scope.stopped is None:
@@ -182,32 +222,68 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             self.observer.trying_again()
         return verdict
 
-    def _tell(self, passage: Passage, error: RequestError, now: float, random: float) -> None:
-        """Let everybody who shares the account know of a failure: budgets, breaker, marks, observer."""
-        breaker, governor = self.account.gate.breaker, passage.lane.governor
-        match TREATMENT[error.kind]:
-            case "throttle":
-                governor.throttle(now, error.retry_after)
-                breaker.answer()
-                passage.outcome.attempts -= 1
-            case "connect":
-                governor.settle(passage.charge, NOTHING)
-                breaker.failure(now, random, connected=False)
-                passage.outcome.attempts -= 1
-            case "outage":
-                breaker.failure(now, random, connected=True)
-            case "retry":
-                breaker.lost(now)
-            case _:
-                breaker.answer()
-        if self.marks is not None and not error.maybe_billed:
-            self.marks.not_sent(passage.index)
-        self.observer.attempted(error)
+    # -- hedging
+
+    async def _hedged(self, passage: Passage, ticket: Ticket, hedging: Hedging) -> Response:
+        """The first answer of one send, or of two where the first is slow; the other is closed at once."""
+        if (after := hedging.after()) is None:
+            return await self._send(passage, ticket)
+        sends = {asyncio.create_task(self._send(passage, ticket))}
+        try:
+            done, _ = await asyncio.wait(sends, timeout=after)
+            if not done and (second := self._second_ticket(passage, hedging)) is not None:
+                sends.add(asyncio.create_task(self._second_send(passage, second)))
+            return await _first_answer(sends)
+        finally:
+            await _gone(sends)
+
+    def _second_ticket(self, passage: Passage, hedging: Hedging) -> Ticket | None:
+        """A hedge takes what is free and never stands in line."""
+        gate = self.account.gate
+        if self.scope.stopped is not None or not hedging.spend():
+            return None
+        return gate.enter_nowait(passage.queue, passage.ask, self.scope)
+
+    async def _second_send(self, passage: Passage, ticket: Ticket) -> Response:
+        try:
+            return await self._send(passage, ticket)
+        finally:
+            self.account.gate.leave(passage.queue)
 
 
-def _charge(lane: Lane, request: Request, body_bytes: int) -> Charge:
+async def _gone(sends: set[asyncio.Task[Response]]) -> None:
+    """Cancel what is under way and wait until it is over."""
+    for send in sends:
+        send.cancel()
+    await asyncio.wait(sends)
+    for send in sends:
+        if not send.cancelled():
+            send.exception()  # known already: who lost has told everybody
+
+
+async def _first_answer(sends: set[asyncio.Task[Response]]) -> Response:
+    """The first answer of several sends; the last failure if none has one."""
+    waiting = set(sends)
+    while True:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        answered = [send for send in done if not send.cancelled() and send.exception() is None]
+        if answered or not waiting:
+            return (answered or list(done))[0].result()
+
+
+def _ask(request: Request, body: bytes) -> Ask:
     most = next((request.params[name] for name in OUTPUT_LIMITS if name in request.params), None)
-    return lane.estimator.charge(body_bytes, most if isinstance(most, int) else None)
+    return Ask(len(body), script_of(body), most if isinstance(most, int) else None)
+
+
+def _never_fits(passage: Passage) -> RequestError | None:
+    """The error of a request that is larger than a whole limit: it would wait for ever."""
+    queue = passage.queue
+    if not queue.governor.counts_tokens:
+        return None
+    charge = queue.least_charge(passage.ask)
+    budget = queue.governor.never_fits(charge)
+    return _too_large_for(budget, charge) if budget is not None else None
 
 
 def _too_large_for(budget: str, charge: Charge) -> RequestError:

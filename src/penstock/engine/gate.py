@@ -1,114 +1,174 @@
 """Wait for a turn: a slot, every budget, and an origin that answers. The rule is synchronous; waiting only follows from it.
 
 One queue per model, one timer for all of them. Whoever may go at once never waits, so it costs no task switch. After
-waking, the rule is asked again: timers may fire early. The head of a queue is never overtaken in its own queue, so a large
-request is not starved by small ones.
+waking, the rule is asked again: timers may fire early. What a request costs is estimated when its turn comes, not when it got in line,
+so that whoever waited is charged by what was learned meanwhile. The head of a line is never overtaken in its own lane, so a
+large request is not starved by small ones.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import deque
 from itertools import count
+from typing import NamedTuple
+
+import msgspec
 
 from penstock.errors import RunStopped
-from penstock.options import Limits
+from penstock.options import BATCH, Lane, Limits
 from penstock.ports import Clock, Timer
+from penstock.rules.charges import NOTHING, Charge, charge_rule
+from penstock.rules.concurrency import Concurrency
 from penstock.rules.estimate import Estimator
-from penstock.rules.governor import NOTHING, Charge, Governor
+from penstock.rules.fairness import FairQueue
+from penstock.rules.governor import Governor
 from penstock.rules.retry import Breaker
+from penstock.rules.spending import Spending, overspent
 
 TIMER_GRAIN = 0.001
 """uvloop's timers may fire early by a tick of its clock; rounding up saves a second wake."""
+
+FOR_EVER = float("inf")
+
+
+class Ask(NamedTuple):
+    """What a request's cost is estimated from: the length and script of its body, its own token limit."""
+
+    body_bytes: int = 0
+    script: int = 0
+    most_output: int | None = None
+
+
+class Ticket(NamedTuple):
+    """An admitted request: what was charged, what money was set aside, and when."""
+
+    charge: Charge
+    money: float
+    at: float
 
 
 class Scope:
     """A set of requests that end together: a run, or a single call. `stopped` says why nothing more is sent for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, lane: Lane = BATCH, spending: Spending | None = None) -> None:
+        self.lane, self.spending = lane, spending
         self.stopped: RunStopped | None = None
 
 
 class Waiter:
-    """One request in line, with what it will cost."""
+    """One request in line."""
 
-    __slots__ = ("charge", "future", "scope")
+    __slots__ = ("ask", "future", "scope")
 
-    def __init__(self, charge: Charge, scope: Scope, future: asyncio.Future[None]) -> None:
-        self.charge, self.scope, self.future = charge, scope, future
+    def __init__(self, ask: Ask, scope: Scope, future: asyncio.Future[Ticket]) -> None:
+        self.ask, self.scope, self.future = ask, scope, future
 
 
-class Lane:
-    """What one model has: budgets, an estimate of its tokens, and its line of waiters."""
+class Queue:
+    """What one model has: budgets, an estimate of its tokens, how many may be in flight, and its lines of waiters."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.governor = Governor(limits)
+    def __init__(self, model: str, governor: Governor, concurrency: Concurrency | None) -> None:
+        self.model = model
+        self.governor = governor
         self.estimator = Estimator()
-        self.ready: deque[Waiter] = deque()
-        self.binding = ""
+        self.concurrency = concurrency
+        self.ready: FairQueue[Waiter] = FairQueue()
+        self.in_flight = 0
+        self.binding, self.until = "", 0.0
+
+    def charge(self, ask: Ask) -> Charge:
+        """What the request will be charged, by all that is known now."""
+        governor = self.governor
+        return governor.rule.before(self.estimator.estimate(*ask)) if governor.counts_tokens else Charge()
+
+    def least_charge(self, ask: Ask) -> Charge:
+        """What it will be charged at least: an estimate that errs on the high side must not condemn a request."""
+        return self.governor.rule.before(self.estimator.lower(self.estimator.estimate(*ask)))
+
+    @property
+    def full(self) -> bool:
+        """True where no limit says how many may go, and the engine behind has shown that more would not help."""
+        rule = self.concurrency
+        return rule is not None and self.in_flight >= rule.allowed and not self.governor.knows_rate
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """By which rules a gate lets through. `adaptive`: how many at once is found out, up to `max_concurrency`."""
+
+    limits: Limits
+    max_concurrency: int
+    service: str = "custom"
+    adaptive: bool = False
 
 
 class Gate:
     """The one way out to an account. `enter_nowait` is the rule, `wait` is the rule and patience, `leave` frees the slot."""
 
-    def __init__(self, clock: Clock, limits: Limits, max_concurrency: int) -> None:
+    def __init__(self, clock: Clock, rules: Rules) -> None:
         self._clock = clock
-        self._limits = limits
-        self._lanes: dict[str, Lane] = {}
-        self._later: list[tuple[float, int, Lane, Waiter]] = []
+        self._rules = rules
+        self._queues: dict[str, Queue] = {}
+        self._later: list[tuple[float, int, Queue, Waiter]] = []
         self._order = count()
         self._timer: Timer | None = None
-        self._timer_at = float("inf")
-        self._free = max_concurrency
-        self.max_concurrency = max_concurrency
+        self._timer_at = FOR_EVER
+        self._free = self.max_concurrency = rules.max_concurrency
         self.breaker = Breaker()
 
-    def lane(self, model: str) -> Lane:
-        """The lane of a model, made at its first use."""
-        if (lane := self._lanes.get(model)) is None:
-            lane = self._lanes[model] = Lane(self._limits)
-        return lane
+    def queue(self, model: str) -> Queue:
+        """The queue of a model, made at its first use."""
+        if (queue := self._queues.get(model)) is None:
+            rules = self._rules
+            governor = Governor(rules.limits, charge_rule(rules.service, model))
+            concurrency = Concurrency(rules.max_concurrency) if rules.adaptive else None
+            queue = self._queues[model] = Queue(model, governor, concurrency)
+        return queue
 
-    def enter_nowait(self, lane: Lane, charge: Charge) -> bool:
-        """Take a slot and spend the charge if both may happen now and nobody stands in line."""
-        return not lane.ready and self._admit(lane, charge) is None
+    def enter_nowait(self, queue: Queue, ask: Ask, scope: Scope) -> Ticket | None:
+        """A slot and the charge, if both may be had now and nobody stands in line."""
+        if len(queue.ready):
+            return None
+        admitted = self._admit(queue, ask, scope)
+        return admitted if isinstance(admitted, Ticket) else None
 
-    async def wait(self, lane: Lane, charge: Charge, scope: Scope, *, at: float = 0.0, first: bool = False) -> None:
-        """Stand in line, from `at` on, at its head if `first`; returns holding a slot.
+    async def wait(self, queue: Queue, ask: Ask, scope: Scope, *, at: float = 0.0, first: bool = False) -> Ticket:
+        """Stand in line, from `at` on, at the head of its lane if `first`; returns holding a slot.
 
         Raises the scope's `RunStopped` when the scope ends meanwhile.
         """
-        waiter = Waiter(charge, scope, asyncio.get_running_loop().create_future())
+        waiter = Waiter(ask, scope, asyncio.get_running_loop().create_future())
         if at > self._clock.now():
-            heapq.heappush(self._later, (at, next(self._order), lane, waiter))
-        elif first:
-            lane.ready.appendleft(waiter)
+            heapq.heappush(self._later, (at, next(self._order), queue, waiter))
         else:
-            lane.ready.append(waiter)
+            self._line_up(queue, waiter, first=first)
         self.pump()
         try:
-            await waiter.future
+            return await waiter.future
         except asyncio.CancelledError:
             if waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
-                self.give_back(lane, charge)
+                self.give_back(queue, scope, waiter.future.result())
             raise
 
-    def leave(self) -> None:
+    def leave(self, queue: Queue) -> None:
         """Free the slot of a request that is over."""
         self._free += 1
+        queue.in_flight -= 1
         self.pump()
 
-    def give_back(self, lane: Lane, charge: Charge) -> None:
+    def give_back(self, queue: Queue, scope: Scope, ticket: Ticket) -> None:
         """Free the slot of a request that was admitted and never sent; nothing of its charge was spent."""
-        lane.governor.settle(charge, NOTHING)
-        self.breaker.lost(self._clock.now())
-        self.leave()
+        now = self._clock.now()
+        queue.governor.settle(now, ticket.at, ticket.charge, NOTHING)
+        if scope.spending is not None:
+            scope.spending.settle(ticket.money, 0.0)
+        self.breaker.lost(now)
+        self.leave(queue)
 
     def dismiss(self, scope: Scope, reason: RunStopped) -> None:
         """End a scope: whoever waits for it stops waiting, and whoever comes later is turned away."""
         scope.stopped = reason
-        waiting = [w for lane in self._lanes.values() for w in lane.ready] + [entry[3] for entry in self._later]
+        waiting = [w for queue in self._queues.values() for w in queue.ready] + [entry[3] for entry in self._later]
         for waiter in waiting:
             if waiter.scope is scope and not waiter.future.done():
                 waiter.future.set_exception(reason)
@@ -118,39 +178,72 @@ class Gate:
         """Let everybody go who may, then set the timer for the next one."""
         now = self._clock.now()
         while self._later and self._later[0][0] <= now:
-            _, _, lane, waiter = heapq.heappop(self._later)
-            lane.ready.appendleft(waiter)
-        wake_at = self._later[0][0] if self._later else float("inf")
-        for lane in self._lanes.values():
-            wake_at = min(wake_at, self._release(lane))
+            _, _, queue, waiter = heapq.heappop(self._later)
+            self._line_up(queue, waiter, first=True)
+        wake_at = self._later[0][0] if self._later else FOR_EVER
+        for queue in self._in_turn():
+            wake_at = min(wake_at, self._release(queue))
         self._set_timer(wake_at)
 
-    def _release(self, lane: Lane) -> float:
-        """Admit from the head of one line until somebody must wait; return until when."""
-        while lane.ready:
-            waiter = lane.ready[0]
-            if not waiter.future.done():
-                if (until := self._admit(lane, waiter.charge)) is not None:
-                    return until
-                waiter.future.set_result(None)
-            lane.ready.popleft()
-        return float("inf")
+    def _line_up(self, queue: Queue, waiter: Waiter, *, first: bool) -> None:
+        cost = queue.governor.seconds(queue.charge(waiter.ask))
+        queue.ready.push(waiter, waiter.scope.lane, cost, first=first)
 
-    def _admit(self, lane: Lane, charge: Charge) -> float | None:
-        """None after taking slot and budgets; otherwise until when to wait (for ever, where a `leave` will tell)."""
-        if self._free <= 0:
-            lane.binding = ""
-            return float("inf")
+    def _in_turn(self) -> list[Queue]:
+        """The queues, each time from another one on, so that none takes every free slot before the others."""
+        queues = list(self._queues.values())
+        if len(queues) > 1:
+            start = next(self._order) % len(queues)
+            queues = queues[start:] + queues[:start]
+        return queues
+
+    def _release(self, queue: Queue) -> float:
+        """Admit from the heads of one queue until somebody must wait; return until when."""
+        while len(queue.ready):
+            waiter = queue.ready.head()
+            if waiter.scope.stopped is not None and not waiter.future.done():
+                waiter.future.set_exception(waiter.scope.stopped)
+            if waiter.future.done():
+                queue.ready.drop()
+                continue
+            admitted = self._admit(queue, waiter.ask, waiter.scope)
+            if isinstance(admitted, Ticket):
+                waiter.future.set_result(admitted)
+                queue.ready.pop()
+            elif waiter.scope.stopped is None:
+                return admitted
+        return FOR_EVER
+
+    def _admit(self, queue: Queue, ask: Ask, scope: Scope) -> Ticket | float:
+        """Slot, budgets and money; or until when to wait (for ever, where a `leave` will tell)."""
+        queue.binding = ""
+        if self._free <= 0 or queue.full:
+            return FOR_EVER
         now = self._clock.now()
         if self.breaker.open and (probe_at := self.breaker.ready_at()) > now:
-            lane.binding = "the provider to recover"
+            queue.binding, queue.until = "the provider to recover", probe_at
             return probe_at
-        if (wait := lane.governor.admit(now, charge)) is not None:
-            lane.binding = wait.budget
+        charge = queue.charge(ask)
+        if (wait := queue.governor.admit(now, charge)) is not None:
+            queue.binding, queue.until = wait.budget, wait.until
             return wait.until
+        money = 0.0
+        if scope.spending is not None:
+            upper = queue.estimator.upper(queue.estimator.estimate(*ask))
+            if (reserved := scope.spending.reserve(queue.model, upper)) is None:
+                queue.governor.settle(now, now, charge, NOTHING)
+                return self._no_money(scope.spending, scope)
+            money = reserved
         self._free -= 1
+        queue.in_flight += 1
         self.breaker.admit()
-        return None
+        return Ticket(charge, money, now)
+
+    def _no_money(self, spending: Spending, scope: Scope) -> float:
+        """What is under way may turn out cheaper than it was reserved for; with nothing under way the scope is over."""
+        if not spending.reserved:
+            scope.stopped = overspent(spending)
+        return FOR_EVER
 
     def _set_timer(self, when: float) -> None:
         if when == self._timer_at and self._timer is not None:
@@ -158,11 +251,11 @@ class Gate:
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self._timer_at = None, when
-        if when != float("inf"):
+        if when != FOR_EVER:
             self._timer = self._clock.call_at(when + TIMER_GRAIN, self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer, self._timer_at = None, float("inf")
+        self._timer, self._timer_at = None, FOR_EVER
         self.pump()
 
     @property
@@ -172,9 +265,21 @@ class Gate:
 
     def waiting_for(self) -> str:
         """What the head of the lines waits for, in words; empty where it waits for a free slot only, or nobody waits."""
-        return next((lane.binding.replace("_", " ") for lane in self._lanes.values() if lane.ready), "")
+        for queue in self._queues.values():
+            if len(queue.ready) and queue.binding:
+                words = queue.binding.replace("_per_", " a ").replace("_", " ")
+                seconds = max(0.0, queue.until - self._clock.now())
+                return f"{words}, next in {seconds:.1f} s" if seconds < FOR_EVER else words
+        return ""
 
     def statistics(self) -> dict[str, float]:
         """In flight, free slots, and how many wait for a turn or for their time."""
-        ready = sum(len(lane.ready) for lane in self._lanes.values())
+        ready = sum(len(queue.ready) for queue in self._queues.values())
         return {"in_flight": self.in_flight, "free": self._free, "ready": ready, "later": len(self._later)}
+
+    def statistics_of(self, model: str) -> dict[str, float]:
+        """What is known of one model: its limits in force, its estimates, how many may be in flight."""
+        queue, now = self.queue(model), self._clock.now()
+        rule = queue.concurrency
+        allowed = rule.statistics() if rule is not None and not queue.governor.knows_rate else {}
+        return queue.governor.statistics(now) | queue.estimator.statistics() | allowed

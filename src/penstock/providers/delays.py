@@ -7,13 +7,11 @@ Values that cannot be right (zero, negative, not a number, a date gone by) count
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from datetime import UTC, datetime
-
-import msgspec
+from typing import TypeAlias
 
 from penstock.providers.error_bodies import ErrorBody
-from penstock.records import HttpAnswer
+from penstock.records import HttpAnswer, Told
 
 _UNIT_SECONDS = {
     "ns": 1e-9,
@@ -145,47 +143,55 @@ def _count(text: str | None) -> float | None:
     return float(text) if text and _NUMBER.fullmatch(text) else None
 
 
-class AccountLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the headers of one answer tell of the account: units per minute, and what is left; None if not told."""
-
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    input_tokens_per_minute: float | None = None
-    output_tokens_per_minute: float | None = None
-    requests_remaining: float | None = None
-    tokens_remaining: float | None = None
-    input_tokens_remaining: float | None = None
-    output_tokens_remaining: float | None = None
-
-
-_TOKENS = {
-    b"x-ratelimit-limit-tokens": "tokens_per_minute",
-    b"x-ratelimit-remaining-tokens": "tokens_remaining",
+_FAMILIES = {
+    "openai": ("x-ratelimit-{field}-{unit}", ("requests", "tokens")),
+    "anthropic": ("anthropic-ratelimit-{unit}-{field}", ("requests", "tokens", "input-tokens", "output-tokens")),
 }
-_MINUTE = _TOKENS | {
-    b"x-ratelimit-limit-requests": "requests_per_minute",
-    b"x-ratelimit-remaining-requests": "requests_remaining",
-}
-_ANTHROPIC = {
-    f"anthropic-ratelimit-{kind}-{end}".encode(): f"{kind.replace('-', '_')}_{field}"
-    for kind in ("requests", "tokens", "input-tokens", "output-tokens")
-    for end, field in (("limit", "per_minute"), ("remaining", "remaining"))
-}
-_FIELDS = _MINUTE | _ANTHROPIC
-_SERVICE_FIELDS: dict[str, dict[bytes, str]] = {
-    "groq": _TOKENS,  # its request headers count a day
-    "together": {b"x-ratelimit-limit": "requests_per_minute", b"x-tokenlimit-limit": "tokens_per_minute"},
-}
-_SERVICE_SCALE = {"together": 60.0}  # its headers count a second
+_Places: TypeAlias = dict[bytes, tuple[str, str]]
+"""Header -> the budget that it is of, and the field of `Told` that it fills."""
 
 
-def limits_of(service: str, headers: Iterable[tuple[bytes, bytes]]) -> AccountLimits:
-    """The account's limits as the headers of any answer of that service tell them."""
-    fields, scale = _SERVICE_FIELDS.get(service, _FIELDS), _SERVICE_SCALE.get(service, 1.0)
-    told = {}
-    for key, value in headers:
-        field = fields.get(key.lower())
-        number = _count(value.decode("latin-1").strip()) if field else None
-        if field and number is not None and (number or field.endswith("remaining")):
-            told[field] = number * scale
-    return AccountLimits(**told)
+def _family(name: str) -> _Places:
+    pattern, units = _FAMILIES[name]
+    return {
+        pattern.format(unit=unit, field=field).encode(): (f"{unit.replace('-', '_')}_per_minute", told)
+        for unit in units
+        for field, told in (("limit", "limit"), ("remaining", "remaining"), ("reset", "reset_s"))
+    }
+
+
+_USUAL = _family("openai") | _family("anthropic")
+_BY_SERVICE: dict[str, _Places] = {
+    # Its headers count the requests of a day and the tokens of a minute.
+    "groq": {
+        header: (budget.replace("requests_per_minute", "requests_per_day"), told)
+        for header, (budget, told) in _family("openai").items()
+    },
+    "together": {
+        b"x-ratelimit-limit": ("requests_per_minute", "limit"),
+        b"x-tokenlimit-limit": ("tokens_per_minute", "limit"),
+    },
+    # What its headers count differs from model to model, and is not told.
+    "openrouter": {},
+}
+_SECONDS_IN_A_MINUTE = 60.0
+_PER_SECOND = frozenset({"together"})
+
+
+def limits_of(service: str, answer: HttpAnswer, wall: float) -> dict[str, Told]:
+    """The account's limits by budget, as the headers of any answer of that service tell them. `wall` is Unix seconds."""
+    places = _BY_SERVICE.get(service, _USUAL)
+    found: dict[str, dict[str, float]] = {}
+    for key, value in answer.headers:
+        if (place := places.get(key.lower())) is None:
+            continue
+        budget, field = place
+        text = value.decode("latin-1").strip()
+        number = _until_reset(text, wall) if field == "reset_s" else _count(text)
+        if number is not None and (number or field == "remaining"):
+            found.setdefault(budget, {})[field] = number
+    scale = _SECONDS_IN_A_MINUTE if service in _PER_SECOND else 1.0
+    return {
+        budget: Told(**(fields | ({"limit": fields["limit"] * scale} if "limit" in fields else {})))
+        for budget, fields in found.items()
+    }

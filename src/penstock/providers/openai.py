@@ -18,7 +18,7 @@ from penstock.providers import delays, error_kinds
 from penstock.providers.catalog import OPENAI_FINISH_REASONS, Service
 from penstock.providers.endpoint import Endpoint, endpoint_of, headers_of
 from penstock.providers.error_bodies import ErrorBody, one_line, read_error
-from penstock.records import FinishReason, HttpAnswer, HttpCall, Request, Response, ToolCall, Usage
+from penstock.records import FinishReason, HttpAnswer, HttpCall, Request, Response, Told, ToolCall, Usage
 
 _KINDS_WORTH_A_WAIT = frozenset({"rate_limited", "overloaded", "server_error"})
 
@@ -97,6 +97,10 @@ class ChatCompletions:
     def call(self, body: bytes, model: str) -> HttpCall:
         """The HTTP call that carries a body; `model` matters only where it stands in the URL."""
         return HttpCall(self._endpoint.url(model), self._headers, body)
+
+    def limits(self, answer: HttpAnswer, wall: float) -> dict[str, Told]:
+        """What an answer of any status tells of the account's limits, by the budget's name."""
+        return delays.limits_of(self._service.name, answer, wall)
 
     def decode(self, answer: HttpAnswer, wall: float) -> Response:
         """The response of an answer; raises a typed `RequestError`. `wall` is Unix seconds, for dates in headers."""

@@ -1,12 +1,24 @@
-"""One budget over time: when may a cost go, and what is left after it went. Holds two floats, reads no clock.
+"""One budget over time: when may a cost go, and what is left after it went. Holds few numbers, reads no clock.
 
-The generic cell rate algorithm (GCRA, ITU-T I.371): a bucket remembers the time at which it will be whole again, so a
-check is one comparison and the wait is exact. It never polls and never grants more than `rate * t + burst` in any t.
+Two rules bind together. The generic cell rate algorithm (GCRA, ITU-T I.371) sets the pace: a bucket remembers the time at
+which it will be whole again, so a check is one comparison and the wait is exact. It never polls and never grants more than
+`rate * t + burst` in any t. The window sees to it that no period holds more than the limit, which is what a provider that
+counts by clock minutes, or over the last sixty seconds, refuses. Together they cause no throttle in front of either kind, and
+reach 99 % of it: a request may reach the provider later than another, so that a period of ours is longer than one of theirs.
 """
 
 from __future__ import annotations
 
+import math
+
 import msgspec
+
+SLACK = 0.45
+"""Seconds by which the way to the provider may differ from one request to the next (max - min one-way delay): an exact window of
+60 s then reaches 60 / (60 + SLACK) of the limit (FLOW-CONTROL C3)."""
+
+CELLS = 600
+"""A window forgets in steps of a 600th of its period."""
 
 
 class Bucket(msgspec.Struct):
@@ -33,6 +45,58 @@ class Bucket(msgspec.Struct):
         """Correct an earlier `take` by actual minus reserved units; a refund never lifts the budget over its burst."""
         self.whole_at += difference / self.rate
 
+    def retune(self, now: float, rate: float) -> None:
+        """Go on at another rate; what is owed stays owed in units."""
+        if self.whole_at > now:
+            self.whole_at = now + (self.whole_at - now) * self.rate / rate
+        self.rate = rate
+
     def empty_until(self, when: float) -> None:
         """Nothing before `when`, and by pace from then on: the burst is spent, so waiters do not leave in a herd."""
         self.whole_at = max(self.whole_at, when + self.burst)
+
+
+class Window:
+    """At most `capacity` units in any `period` seconds, kept in cells; what was spent counts until its cell is forgotten."""
+
+    def __init__(self, capacity: float, period: float) -> None:
+        self.capacity = capacity
+        self.used = 0.0
+        self._width = period / CELLS
+        self._kept = period + min(SLACK, period) + self._width
+        self._cells: dict[int, float] = {}
+
+    def ready_at(self, now: float, cost: float) -> float:
+        """The earliest time at which `cost` units fit, -inf if they do now. A cost above the capacity waits for all."""
+        self._forget(now)
+        missing = self.used + min(cost, self.capacity) - self.capacity
+        if missing <= 1e-9 * self.capacity:
+            return -math.inf
+        for cell, units in self._cells.items():
+            missing -= units
+            if missing <= 1e-9 * self.capacity:
+                return self._end(cell)
+        return now
+
+    def take(self, now: float, cost: float) -> None:
+        """Spend."""
+        cell = int(now / self._width)
+        self._cells[cell] = self._cells.get(cell, 0.0) + cost
+        self.used += cost
+
+    def settle(self, at: float, difference: float) -> None:
+        """Correct what was spent at `at`; nothing is owed for what is forgotten."""
+        cell = int(at / self._width)
+        if cell in self._cells:
+            difference = max(difference, -self._cells[cell])
+            self._cells[cell] += difference
+            self.used += difference
+
+    def _end(self, cell: int) -> float:
+        return cell * self._width + self._kept
+
+    def _forget(self, now: float) -> None:
+        while self._cells and self._end(cell := next(iter(self._cells))) <= now:
+            self.used -= self._cells.pop(cell)
+        if not self._cells:
+            self.used = 0.0

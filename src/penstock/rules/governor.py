@@ -8,44 +8,34 @@ own Retry-After cause 43 throttles a request).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import msgspec
 
 from penstock.options import Limits
-from penstock.rules.bucket import Bucket
+from penstock.records import Told
+from penstock.rules.budget import Budget, budgets_of, minute_or_day
+from penstock.rules.charges import NOTHING, USUAL, Charge, ChargeRule
 from penstock.rules.pace import Pace
-
-RATE_SHARE = 0.99
-BURST = 0.5
-"""99 % of the rate in bursts of half a second causes no throttle in front of a continuous bucket, a fixed or a sliding
-window, simulated with delays of 20-350 ms; a full minute's burst causes hundreds in front of the last two."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 ABSURD_WAIT = 86_400.0
 """A provider that names a wait of over a day is misread rather than obeyed; the doubling pause takes its place."""
 
+LISTEN_EVERY = 0.05
+"""Headers are read from one answer in so many seconds: they change no faster than that, and reading costs time."""
 
-class Charge(msgspec.Struct, frozen=True):
-    """What one request costs each budget: itself, and tokens by estimate (before) or by usage (after)."""
+MOST_MARGIN = 0.03
+MARGIN_PER_ERROR = 0.15
+ERROR_DECAY = 0.99
+"""Where a charge is known within 20 %, 97 % of the limit is used, and all of it where it is known exactly (FLOW-CONTROL B2)."""
 
-    requests: float = 1.0
-    input_tokens: float = 0.0
-    output_tokens: float = 0.0
+COLD_SHARE = 1 / 8
+COLD_AFTER = 60.0
+"""A provider that refuses a sharp rise sees an eighth of the limit first, and again after a minute without traffic."""
 
-    def of(self, budget: str) -> float:
-        """The units that this charge takes from a budget of that name."""
-        match budget:
-            case "requests_per_minute":
-                return self.requests
-            case "input_tokens_per_minute":
-                return self.input_tokens
-            case "output_tokens_per_minute":
-                return self.output_tokens
-            case _:
-                return self.input_tokens + self.output_tokens
-
-
-NOTHING = Charge(requests=0.0)
-"""What a request costs that was never sent."""
+__all__ = ["NOTHING", "Charge", "Governor", "Wait"]
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -58,14 +48,22 @@ class Wait(msgspec.Struct, frozen=True):
 class Governor:
     """The budgets of one account and model, and the pause that a throttle puts on all of them."""
 
-    def __init__(self, limits: Limits) -> None:
-        given = {name: value for name, value in msgspec.structs.asdict(limits).items() if value is not None}
-        self._per_minute: dict[str, float] = given
-        self._budgets = {name: Bucket(rate=value / 60 * RATE_SHARE, burst=BURST) for name, value in given.items()}
+    def __init__(self, limits: Limits, rule: ChargeRule = USUAL) -> None:
+        self.rule = rule
+        self._share = limits.share
+        self._budgets = list(budgets_of(limits, rule.slice_seconds))
         self._pace = Pace()
         self._paused_until = 0.0
         self._next_pause = FIRST_PAUSE
-        self.counts_tokens = any(name != "requests_per_minute" for name in given)
+        self._listen_at = -math.inf
+        self._error = 0.0
+        self._rising_since = self._last_admitted = -math.inf
+        self.counts_tokens = any(budget.column for budget in self._budgets)
+
+    @property
+    def knows_rate(self) -> bool:
+        """True where a limit was set, told or found, so that the rate bounds the flow."""
+        return self._pace.rate is not None or any(budget.paces for budget in self._budgets)
 
     def admit(self, now: float, charge: Charge) -> Wait | None:
         """Spend the charge from every budget and return None, or spend nothing and tell until when to wait."""
@@ -73,28 +71,70 @@ class Governor:
             return Wait(self._paused_until, "the end of a throttle")
         if (ready := self._pace.ready_at()) > now:
             return Wait(ready, "the pace that the provider allows")
-        for name, bucket in self._budgets.items():
-            if (ready := bucket.ready_at(charge.of(name))) > now:
-                return self._longest_wait(charge, ready)
-        for name, bucket in self._budgets.items():
-            bucket.take(now, charge.of(name))
+        if self.rule.doubling_seconds is not None:
+            self._rise(now, self.rule.doubling_seconds)
+        for budget in self._budgets:
+            if budget.ready_at(now, charge[budget.column]) > now:
+                return self._longest_wait(now, charge)
+        for budget in self._budgets:
+            budget.take(now, charge[budget.column])
         self._pace.take(now)
         return None
 
-    def _longest_wait(self, charge: Charge, ready: float) -> Wait:
-        waits = [(bucket.ready_at(charge.of(name)), name) for name, bucket in self._budgets.items()]
-        until, name = max(waits)
-        return Wait(max(until, ready), name)
+    def _longest_wait(self, now: float, charge: Charge) -> Wait:
+        return Wait(*max((budget.ready_at(now, charge[budget.column]), budget.name) for budget in self._budgets))
+
+    def _rise(self, now: float, doubling_seconds: float) -> None:
+        """Let the rate double in so long, from cold."""
+        if now - self._last_admitted > COLD_AFTER:
+            self._rising_since = now
+        self._last_admitted = now
+        doublings = math.floor((now - self._rising_since) / doubling_seconds * 8) / 8
+        for budget in self._budgets:
+            budget.ramp(now, min(1.0, COLD_SHARE * 2.0 ** min(doublings, 10.0)))
+
+    def seconds(self, charge: Charge) -> float:
+        """How long the account works off this charge; 1 where no rate is known, so that requests count alike."""
+        return max((charge[b.column] / b.rate for b in self._budgets if b.paces), default=1.0)
 
     def never_fits(self, charge: Charge) -> str | None:
         """The budget that is smaller than this one charge, if there is one: waiting would last for ever."""
-        return next((n for n, limit in self._per_minute.items() if charge.of(n) > max(limit, 1.0)), None)
+        return next((b.name for b in self._budgets if b.never_fits(charge[b.column])), None)
 
-    def settle(self, reserved: Charge, actual: Charge) -> None:
-        """Put the budgets right once the usage is known."""
-        for name, bucket in self._budgets.items():
-            if difference := actual.of(name) - reserved.of(name):
-                bucket.settle(difference)
+    def settle(self, now: float, at: float, reserved: Charge, actual: Charge) -> None:
+        """Put the budgets right once the usage is known; `at` is when the charge was admitted."""
+        for budget in self._budgets:
+            if difference := actual[budget.column] - reserved[budget.column]:
+                budget.settle(at, difference)
+        if self.counts_tokens and actual is not NOTHING:
+            error = abs(actual.tokens - reserved.tokens) / max(actual.tokens, 1.0)
+            self._error = ERROR_DECAY * self._error + (1 - ERROR_DECAY) * min(error, 1.0)
+            margin = min(MOST_MARGIN, MARGIN_PER_ERROR * self._error)
+            for budget in self._budgets:
+                if budget.column:
+                    budget.keep_back(now, margin)
+
+    # -- what the provider says
+
+    def listens(self, now: float) -> bool:
+        """True where it is worth reading an answer's headers."""
+        return now >= self._listen_at
+
+    def hear(self, now: float, sent_at: float, told: Mapping[str, Told]) -> None:
+        """Take in the limits that an answer tells, by budget; `sent_at` is when its request went out."""
+        self._listen_at = now + LISTEN_EVERY
+        for name, one in told.items():
+            self._budget(minute_or_day(name, one), one).hear(now, sent_at, one)
+
+    def _budget(self, name: str, told: Told) -> Budget:
+        for budget in self._budgets:
+            if budget.name == name:
+                return budget
+        budget = Budget(name, None, self._share, self.rule.slice_seconds)
+        if told.limit:
+            self._budgets.append(budget)
+            self.counts_tokens = self.counts_tokens or budget.column > 0
+        return budget
 
     def throttle(self, now: float, wait: float | None) -> float:
         """The provider said "later": pause everybody and return until when.
@@ -109,8 +149,9 @@ class Governor:
             if new_episode:
                 self._next_pause = min(self._next_pause * 2, LONGEST_PAUSE)
         self._paused_until = max(self._paused_until, now + wait)
-        for bucket in self._budgets.values():
-            bucket.empty_until(self._paused_until)
+        for budget in self._budgets:
+            budget.empty_until(self._paused_until)
+            budget.throttled(now)
         self._pace.throttled(now, self._paused_until, named=named)
         return self._paused_until
 
@@ -120,10 +161,9 @@ class Governor:
         self._next_pause = FIRST_PAUSE
 
     def statistics(self, now: float) -> dict[str, float]:
-        """Seconds until each budget is whole again, the rest of the pause, and the learned requests a second, if any."""
-        waits = {name: max(0.0, bucket.whole_at - now) for name, bucket in self._budgets.items()}
-        return (
-            waits
-            | {"throttled": max(0.0, self._paused_until - now)}
-            | ({"pace": rate} if (rate := self._pace.rate) else {})
-        )
+        """The limit in force of each budget (units in its period), the rest of the pause, and the learned requests a second."""
+        known = {budget.name: budget.limit for budget in self._budgets if budget.limit is not None}
+        known["throttled_s"] = max(0.0, self._paused_until - now)
+        if self._pace.rate is not None:
+            known["pace_per_s"] = self._pace.rate
+        return known
