@@ -13,12 +13,12 @@ import math
 
 import msgspec
 
-SLACK = 0.45
+SLACK = 0.3
 """Seconds by which the way to the provider may differ from one request to the next (max - min one-way delay): an exact window of
 60 s then reaches 60 / (60 + SLACK) of the limit (FLOW-CONTROL C3)."""
 
-CELLS = 600
-"""A window forgets in steps of a 600th of its period."""
+CELLS = 2_400
+"""A window forgets in steps of a 2,400th of its period."""
 
 
 class Bucket(msgspec.Struct):

@@ -19,6 +19,12 @@ HEADROOM, HEADROOM_OF_BUCKET = 2.0, 8.0
 """The rate stays below so many times `remaining / reset`. In a clock minute that binds only where others use the same key; in a
 continuous bucket only in its last ninth, which our own bursts leave alone. With others it settles where they leave off, before a throttle."""
 
+BURST_KEPT_BACK = 10.0
+"""Where charges are known only roughly, less may go at once: at a margin of 3 %, 70 % of it."""
+
+NOT_OURS = 0.02
+"""What the provider counts above our own count, as a share of the limit, before it is held to be of others."""
+
 TRUST_DOUBLES_IN = 5.0
 LEAST_SHARE = 0.05
 """A provider that tells that nothing remains, and throttles nobody, is believed less from one five seconds to the next."""
@@ -73,10 +79,13 @@ class Budget:
 
     def ready_at(self, now: float, cost: float) -> float:
         """The earliest time at which `cost` may go."""
-        if now >= self._bound_until and self._bound != math.inf:
+        if self._bound == math.inf:
+            return max(self._bucket.ready_at(cost), self._window.ready_at(now, cost))
+        if now >= self._bound_until:
             self._bound = math.inf
             self._retune(now)
-        return max(self._bucket.ready_at(cost), self._window.ready_at(now, cost))
+            return self.ready_at(now, cost)
+        return max(min(self._bucket.ready_at(cost), self._bound_until), self._window.ready_at(now, cost))
 
     def take(self, now: float, cost: float) -> None:
         """Spend."""
@@ -102,7 +111,7 @@ class Budget:
 
     def keep_back(self, now: float, margin: float) -> None:
         """Leave a share of the limit unused, because charges are known only roughly."""
-        if abs(margin - self._margin) > 0.002:
+        if abs(margin - self._margin) > 0.0005:
             self._margin = margin
             self._retune(now)
 
@@ -159,18 +168,30 @@ class Budget:
             self._window.take(now, missing)
 
     def _hear_headroom(self, now: float, remaining: float, reset_s: float) -> None:
-        limit = self.limit
+        """Slow down before others on the same key, or a limit that is not what it was, make the provider throttle."""
+        limit, told = self.limit, self._told
         assert limit is not None
+        assert told is not None
         plain = limit / self._period
-        bound = (HEADROOM_OF_BUCKET if self._bursts else HEADROOM) * remaining / reset_s
-        if bound >= plain:
+        if self._surely_none:
+            # All that is used and was not ours: as much of the next minute is not ours either.
+            others = max(0.0, told - remaining - self._window.used)
+            bound = (told - others) / self._period if others > NOT_OURS * told else math.inf
+            reset_s = self._period
+        else:
+            bound = (HEADROOM_OF_BUCKET if self._bursts else HEADROOM) * remaining / reset_s
+        if bound < plain:
+            self._bind(now, bound, plain, reset_s)
+        elif not self._surely_none or now >= self._bound_until:
             self._bound, self._low_since = math.inf, -math.inf
-            return
+
+    def _bind(self, now: float, bound: float, plain: float, seconds: float) -> None:
         if self._low_since == -math.inf:
             self._low_since = now
         doublings = min((now - self._low_since) / TRUST_DOUBLES_IN, 10.0)
-        self._bound = max(bound, min(1.0, LEAST_SHARE * 2.0**doublings) * plain)
-        self._bound_until = now + reset_s
+        bound = max(bound, min(1.0, LEAST_SHARE * 2.0**doublings) * plain)
+        if not self._surely_none or bound <= self._bound or now >= self._bound_until:
+            self._bound, self._bound_until = bound, now + seconds
 
     def _retune(self, now: float) -> None:
         limit = self.limit
@@ -191,7 +212,7 @@ class Budget:
             self._bucket.burst = max(self._burst, min(held, self._burst + BURST_GROWTH * (now - self._bucket_since)))
             self._window.capacity = math.inf
         else:
-            self._bucket.burst = self._burst
+            self._bucket.burst = self._burst * (1.0 - BURST_KEPT_BACK * self._margin)
 
 
 def minute_or_day(name: str, told: Told) -> str:

@@ -23,13 +23,13 @@ SATURATED = 0.8
 RAMP_ROUND = 8
 RAMP_TOLERANCE = 1.6
 RAMP_FLAT = 1.4
-RAMP_LAG = 1.0
-SAME = 0.06
-"""The ramp ends when a doubling makes a token this much slower. It is 2.0 once the slots are full; a batch whose tokens
-take three times as long in a full engine as in an idle one reaches 1.5."""
+"""The ramp ends when a token takes this much longer than one or two doublings ago. A doubling past the slots makes it 2.0; one
+up to the slots 1.5, in an engine whose tokens take three times as long when full. Past the second figure the earlier
+round stays what the next is compared with."""
 
 QUEUED_SHARE = 0.15
-"""Streams show a queue sooner: the ramp ends when the wait for the first token takes this much more of an answer's time."""
+"""Streams show a queue sooner: the ramp ends when the wait for the first token takes this much more of an answer's time
+than at its least. A queue of 0.2 slots takes a sixth."""
 
 STEP = 1.5
 """Between the two allowances of a comparison: up to 2.25 times the slots, where 1.5 times is already enough."""
@@ -38,16 +38,20 @@ ABOVE_KNEE = 1.3
 """A queue of 0.3 slots hides the gaps between answers. It also sets what growth must buy: a step by 1.5 that makes tokens
 slower by more than 1.3 is not worth it, so an engine whose tokens take four times as long when full still gives 92 %."""
 
-BOUGHT_ALL, BOUGHT_NOTHING = 0.75, 0.2
-"""Share of a step that came back as throughput. Above the first, step up again; below the second, step down again."""
+BOUGHT_ALL, BOUGHT_NOTHING = 0.75, 0.15
+"""Share of a step that came back as throughput. Above the first, step up again; below the second, step down again. At the
+allowance that is held it is 0.35 (1 - ln 1.3 / ln 1.5), known to 0.1 (simulated)."""
 
 IMPOSSIBLE = 0.75
 """No allowance buys more than all by so much, or less than nothing: the traffic changed between the rounds."""
 
-ROUND = 24
+ROUND = 32
 ROUND_WITHOUT_USAGE = 96
-"""Fewest answers of a round. With answers of sigma 0.6 the throughput of a round is then known to 3 %, without usage to 6 %
-(simulated)."""
+"""Fewest answers of a round. With answers of sigma 0.6 the throughput of a round near the knee is then known to 2-3 %, without
+usage to 6 % (simulated)."""
+
+SAME = 0.06
+"""A probe that moves the allowance by less, as a logarithm, changed nothing."""
 
 CHANGED = math.log(1.25)
 CHANGED_WITHOUT_USAGE = math.log(1.5)
@@ -134,7 +138,7 @@ class Concurrency:
         self, now: float, in_flight: int, took_s: float, output_tokens: int | None, first_token_s: float | None = None
     ) -> None:
         """One answer is over; `in_flight` counts itself, `first_token_s` is known of streams only."""
-        if not SHORTEST_S <= took_s <= LONGEST_S:
+        if not SHORTEST_S <= took_s <= LONGEST_S or in_flight < 1:
             return
         work = 1.0
         if output_tokens is not None and 0 < output_tokens <= MOST_TOKENS:
@@ -211,7 +215,7 @@ class Concurrency:
 
     def _finish_round(self, now: float, in_flight: int) -> None:
         point = Point(self._in_flight / self._answers, self._took_s / self._work)
-        first_share = self._first_token_s / self._took_s
+        first_share = min(max(self._first_token_s / self._took_s, 0.0), 1.0)
         self._clear()
         if self._phase is Phase.RAMP:
             self._ramp(point, first_share, now, in_flight)
@@ -228,15 +232,15 @@ class Concurrency:
         self._first_share = min(self._first_share, first_share)
         queued = first_share - self._first_share
         if queued > QUEUED_SHARE:
-            self._hold(ABOVE_KNEE * point.in_flight * (1.0 - first_share), now, in_flight)
+            # A prompt's own share of the time is no queue; what decoding lost since the least is.
+            decoding = (1.0 - first_share) / (1.0 - self._first_share)
+            self._hold(ABOVE_KNEE * point.in_flight * decoding, now, in_flight)
         elif point.token_s > RAMP_TOLERANCE * before.token_s:
-            self._hold(RAMP_LAG * above_knee(before, point), now, in_flight)
+            self._hold(above_knee(before, point), now, in_flight)
         elif self._level >= self._most:
             self._hold(self._level, now, 0)
-        elif (
-            before is point
-            or point.token_s < before.token_s
-            or (point.in_flight >= 2 * before.in_flight and point.token_s < RAMP_FLAT * before.token_s)
+        elif before is point or point.token_s < before.token_s * (
+            RAMP_FLAT if point.in_flight >= 2 * before.in_flight else 1.0
         ):
             self._reference = point
 
@@ -264,29 +268,41 @@ class Concurrency:
 
     def _compare(self, point: Point, now: float, in_flight: int) -> None:
         """What the larger of two allowances bought: go on in that direction, or hold above the knee between them."""
-        reference = self._reference or point
-        low, high = sorted((reference, point))
+        low, high = sorted((self._reference or point, point))
         share = bought(low, high)
-        top = min(self._top, self._most)
-        if share is not None and not -IMPOSSIBLE <= share <= 1.0 + IMPOSSIBLE:
+        if share is None:
+            self._settle(low, high, now, in_flight)
+        elif not -IMPOSSIBLE <= share <= 1.0 + IMPOSSIBLE:
             self._hold(high.in_flight, now, in_flight)
-        elif share is not None and share > BOUGHT_ALL and high.in_flight < NEAR_TOP * top:
-            self._reference, self._hold_rounds = high, 1
-            self._change(Phase.ABOVE, max(STEP * high.in_flight, high.in_flight + 1.0), in_flight)
-        elif share is not None and share < BOUGHT_NOTHING and point is low and self._allowed > 1:
-            self._reference, self._hold_rounds = low, 1
-            self._change(Phase.BELOW, min(low.in_flight / STEP, self._allowed - 1.0), in_flight)
+        elif share > BOUGHT_ALL and not self._at_top(high):
+            self._step_up(high, in_flight)
+        elif share < BOUGHT_NOTHING and point is low and self._allowed > 1:
+            self._step_down(low, in_flight)
         else:
             self._settle(low, high, now, in_flight)
 
+    def _at_top(self, point: Point) -> bool:
+        return point.in_flight >= NEAR_TOP * min(self._top, self._most)
+
+    def _step_up(self, reference: Point, in_flight: int) -> None:
+        """Try more than the round of reference had."""
+        self._reference, self._hold_rounds = reference, 1
+        self._change(Phase.ABOVE, max(STEP * reference.in_flight, reference.in_flight + 1.0), in_flight)
+
+    def _step_down(self, reference: Point, in_flight: int) -> None:
+        """Try less than the round of reference had."""
+        self._reference, self._hold_rounds = reference, 1
+        self._change(Phase.BELOW, min(reference.in_flight / STEP, self._allowed - 1.0), in_flight)
+
     def _settle(self, low: Point, high: Point, now: float, in_flight: int) -> None:
         """Hold where the knee is; the longer, the less the probe changed."""
-        at_top = high.in_flight >= NEAR_TOP * min(self._top, self._most)
-        level = above_knee(low, high)
-        same = at_top or abs(math.log(level / high.in_flight)) < SAME
-        self._hold_rounds = (
-            min(max(2 * self._hold_rounds, FEWEST_ROUNDS_HELD if at_top else 1), MOST_ROUNDS_HELD) if same else 1
-        )
+        at_top, level = self._at_top(high), above_knee(low, high)
+        if at_top:
+            self._hold_rounds = min(max(2 * self._hold_rounds, FEWEST_ROUNDS_HELD), MOST_ROUNDS_HELD)
+        elif abs(math.log(level / high.in_flight)) < SAME:
+            self._hold_rounds = min(2 * self._hold_rounds, MOST_ROUNDS_HELD)
+        else:
+            self._hold_rounds = 1
         self._upwards = at_top and self._top < self._most
         self._top = min(self._top * TOP_GROWTH, float(self._most))
         self._hold(level, now, in_flight)

@@ -31,6 +31,8 @@ MARGIN_PER_ERROR = 0.15
 ERROR_DECAY = 0.99
 """Where a charge is known within 20 %, 97 % of the limit is used, and all of it where it is known exactly (FLOW-CONTROL B2)."""
 
+SETTLED_ENOUGH = 50
+
 COLD_SHARE = 1 / 8
 COLD_AFTER = 60.0
 """A provider that refuses a sharp rise sees an eighth of the limit first, and again after a minute without traffic."""
@@ -56,7 +58,7 @@ class Governor:
         self._paused_until = 0.0
         self._next_pause = FIRST_PAUSE
         self._listen_at = -math.inf
-        self._error = 0.0
+        self._error, self._settled = 0.0, 0
         self._rising_since = self._last_admitted = -math.inf
         self.counts_tokens = any(budget.column for budget in self._budgets)
 
@@ -107,6 +109,9 @@ class Governor:
             if difference := actual[budget.column] - reserved[budget.column]:
                 budget.settle(at, difference)
         if self.counts_tokens and actual is not NOTHING:
+            self._settled += 1
+            if self._settled < SETTLED_ENOUGH:
+                return  # the first estimates are cautious on purpose
             error = abs(actual.tokens - reserved.tokens) / max(actual.tokens, 1.0)
             self._error = ERROR_DECAY * self._error + (1 - ERROR_DECAY) * min(error, 1.0)
             margin = min(MOST_MARGIN, MARGIN_PER_ERROR * self._error)
