@@ -191,6 +191,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
                 breaker.failure(now, random, connected=True)
                 if queue.concurrency is not None and error.kind == "overloaded":
                     queue.concurrency.shed(now)
+            case "retry" if error.kind == "disconnected":
+                breaker.failure(now, random, connected=False)
             case "retry":
                 breaker.lost(now)
             case _:

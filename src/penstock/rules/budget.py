@@ -19,6 +19,14 @@ HEADROOM, HEADROOM_OF_BUCKET = 2.0, 8.0
 """The rate stays below so many times `remaining / reset`. In a clock minute that binds only where others use the same key; in a
 continuous bucket only in its last ninth, which our own bursts leave alone. With others it settles where they leave off, before a throttle."""
 
+LOW_SHARE = 0.35
+RECENT = 3.0
+EPISODE = 10.0
+FIRST_CUT, LATER_CUT = 0.65, 0.8
+LATER_AFTER = 60.0
+REGROWTH = 0.01
+"""A throttle while little was told to remain is others' traffic: one cut of the rate in an episode, back by 1 % of the limit a second."""
+
 BURST_KEPT_BACK = 10.0
 """Where charges are known only roughly, less may go at once: at a margin of 3 %, 70 % of it."""
 
@@ -55,6 +63,8 @@ class Budget:
         self._bound, self._bound_until = math.inf, -math.inf
         self._margin, self._ramp = 0.0, 1.0
         self._most_remaining = 0.0
+        self._low_at = self._cut_at = -math.inf
+        self._cut_to = math.inf
         self._bucket_since: float | None = None
         self._surely_none = False
         self._bucket = Bucket(1.0, slice_seconds)
@@ -134,7 +144,7 @@ class Budget:
             elif told.reset_s:
                 self._hear_kind(now, self._told, told.remaining, told.reset_s)
                 self._hear_headroom(now, told.remaining, told.reset_s)
-        if before != (self._told, self._bound) or self._bursts:
+        if before != (self._told, self._bound) or self._bursts or self._cut_to != math.inf:
             self._retune(now)
             if self._bursts and told.remaining is not None:
                 held = USE_OF_BURST * told.remaining * self._share / self._bucket.rate
@@ -144,8 +154,25 @@ class Budget:
         """The provider meant it: what it tells to remain is believed again, and no burst is tried any more."""
         if self._bound != math.inf:
             self._low_since = now
-        self._surely_none = self._surely_none or self._bursts
-        self._retune(now)
+        if self._bursts:
+            self._surely_none = True
+            self._retune(now)
+            self._bucket.whole_at = min(self._bucket.whole_at, now + self._bucket.burst)
+        limit = self.limit
+        if limit is not None and now - self._low_at < RECENT and now - self._cut_at > EPISODE:
+            factor = LATER_CUT if now - self._cut_at < LATER_AFTER else FIRST_CUT
+            self._cut_to, self._cut_at = factor * min(self._uncut(now), limit / self._period), now
+            self._retune(now)
+
+    def _uncut(self, now: float) -> float:
+        """The rate that the last cut allows by now, in units a second."""
+        limit = self.limit
+        if limit is None or self._cut_to == math.inf:
+            return math.inf
+        allowed = self._cut_to + REGROWTH * (now - self._cut_at) * limit / self._period
+        if allowed > limit / self._period:
+            self._cut_to = math.inf
+        return allowed
 
     @property
     def _bursts(self) -> bool:
@@ -157,6 +184,8 @@ class Budget:
         """Is it a continuous bucket? Its reset fits what is used; a clock minute's does not."""
         used_s = (limit - remaining) / limit * self._period
         self._most_remaining = max(self._most_remaining, min(remaining, limit))
+        if remaining < LOW_SHARE * self._most_remaining:
+            self._low_at = now
         if reset_s > RESET_IS_LATE * used_s + 1.0:
             self._surely_none = True
         elif used_s < YOUNG_SECONDS and self._bucket_since is None:
@@ -196,21 +225,21 @@ class Budget:
     def _retune(self, now: float) -> None:
         limit = self.limit
         if limit is None:
-            self._bucket.rate = self._window.capacity = math.inf
+            self._bucket.rate = math.inf
+            self._window.resize(math.inf)
             return
         allowed = limit * self._share * (1.0 - self._margin)
-        self._window.capacity = allowed
+        self._window.resize(math.inf if self._bursts else allowed)
         if self._period != MINUTE:
             self._bucket.rate = math.inf
             return
-        rate = min(allowed / self._period * self._ramp, self._bound)
+        rate = min(allowed / self._period * self._ramp, self._bound, self._uncut(now))
         if self._bucket.rate == math.inf:
             self._bucket = Bucket(rate, self._burst)
         self._bucket.retune(now, rate)
         if self._bursts and self._told is not None and self._bucket_since is not None:
             held = USE_OF_BURST * self._most_remaining / self._told * self._period
             self._bucket.burst = max(self._burst, min(held, self._burst + BURST_GROWTH * (now - self._bucket_since)))
-            self._window.capacity = math.inf
         else:
             self._bucket.burst = self._burst * (1.0 - BURST_KEPT_BACK * self._margin)
 

@@ -21,11 +21,11 @@ SATURATED = 0.8
 """Nothing is learned from answers while less than this share of the allowance is in use (inspect_ai's saturation gate)."""
 
 RAMP_ROUND = 8
-RAMP_TOLERANCE = 1.6
-RAMP_FLAT = 1.4
-"""The ramp ends when a token takes this much longer than one or two doublings ago. A doubling past the slots makes it 2.0; one
-up to the slots 1.5, in an engine whose tokens take three times as long when full. Past the second figure the earlier
-round stays what the next is compared with."""
+RAMP_TOLERANCE = 1.5
+RAMP_FLAT = 1.35
+"""The ramp ends when a token takes 1.5 times as long as one or two doublings ago: past the slots a doubling makes it 2.0. Past
+1.35 the earlier round stays what the next is compared with. In simulation 1.6 lets the ramp reach 3.9 requests a slot; 1.35
+ends it at half the slots where a token takes three times as long in a full engine as in an idle one."""
 
 QUEUED_SHARE = 0.15
 """Streams show a queue sooner: the ramp ends when the wait for the first token takes this much more of an answer's time

@@ -105,7 +105,7 @@ class Answer(msgspec.Struct, frozen=True):
 class Outlook(msgspec.Struct, frozen=True):
     """What is expected of a run's rows. `outputs` and `latencies` are the shapes of their distributions, as multiples of the mean.
 
-    `answers` counts the answers that it was learned from; with 0 it is supposed.
+    `answers` counts the answers that it was learned from (with 0 it is supposed), `given_up` the rows that were under way without one.
     """
 
     tokens_per_byte: Range
@@ -117,6 +117,7 @@ class Outlook(msgspec.Struct, frozen=True):
     latencies: tuple[float, ...]
     cached_share: float = 0.0
     answers: int = 0
+    given_up: int = 0
 
     def scenario(self, side: str) -> Scenario:
         """The case where everything is on one side of its range."""
@@ -213,16 +214,19 @@ def learned(answers: Sequence[Answer], waiting_s: Sequence[float] = ()) -> Outlo
     outputs = [float(answer.usage.output_tokens) for answer in timed]
     latency, latencies = _latency(seconds, waiting_s)
     longer = latency - _mean(seconds)
+    # What is made up for rows without an answer is less sure than what was seen.
+    sure = count * (count / (count + len(waiting_s))) ** 2
     return Outlook(
         tokens_per_byte=_around(ratio, _misfits(answers, ratio), count),
         tokens_per_message=Range(0, 0, 0),
-        output_tokens=_around(_mean(outputs) + longer * max(0.0, _slope(seconds, outputs)), variation(outputs), count),
-        latency_s=_around(latency, variation(latencies), count),
+        output_tokens=_around(_mean(outputs) + longer * max(0.0, _slope(seconds, outputs)), variation(outputs), sure),
+        latency_s=_around(latency, variation(latencies), sure),
         sends_per_row=Range(1.0, sends, sends * SENDS_PER_ROW.high),
         outputs=_in_means(outputs),
         latencies=latencies,
         cached_share=sum(answer.usage.cached_tokens for answer in answers) / asked if asked else 0.0,
         answers=count,
+        given_up=len(waiting_s),
     )
 
 
@@ -282,7 +286,7 @@ def _misfits(answers: Sequence[Answer], tokens_per_byte: float) -> float:
     return math.sqrt(squares / len(answers)) / mean if mean else 0.0
 
 
-def _around(mean: float, spread: float, count: int) -> Range:
+def _around(mean: float, spread: float, count: float) -> Range:
     """A mean and how far the true one may be from it. Before fifty answers more is allowed for than they show."""
     least = LEAST_VARIATION if count >= SEEN_ENOUGH else LEAST_VARIATION_BEFORE
     return Range(mean, mean, mean).within(math.exp(SURE * max(spread, least) / math.sqrt(count)))

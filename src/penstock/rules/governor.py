@@ -58,7 +58,7 @@ class Governor:
         self._paused_until = 0.0
         self._next_pause = FIRST_PAUSE
         self._listen_at = -math.inf
-        self._error, self._settled = 0.0, 0
+        self._error, self._actual, self._settled = 0.0, 0.0, 0
         self._rising_since = self._last_admitted = -math.inf
         self.counts_tokens = any(budget.column for budget in self._budgets)
 
@@ -112,9 +112,10 @@ class Governor:
             self._settled += 1
             if self._settled < SETTLED_ENOUGH:
                 return  # the first estimates are cautious on purpose
-            error = abs(actual.tokens - reserved.tokens) / max(actual.tokens, 1.0)
-            self._error = ERROR_DECAY * self._error + (1 - ERROR_DECAY) * min(error, 1.0)
-            margin = min(MOST_MARGIN, MARGIN_PER_ERROR * self._error)
+            # A ratio of sums: a small prompt that is misjudged by half takes nothing from the limit.
+            self._error = ERROR_DECAY * self._error + abs(actual.tokens - reserved.tokens)
+            self._actual = ERROR_DECAY * self._actual + actual.tokens
+            margin = min(MOST_MARGIN, MARGIN_PER_ERROR * self._error / max(self._actual, 1.0))
             for budget in self._budgets:
                 if budget.column:
                     budget.keep_back(now, margin)
@@ -155,8 +156,8 @@ class Governor:
                 self._next_pause = min(self._next_pause * 2, LONGEST_PAUSE)
         self._paused_until = max(self._paused_until, now + wait)
         for budget in self._budgets:
-            budget.empty_until(self._paused_until)
             budget.throttled(now)
+            budget.empty_until(self._paused_until)
         self._pace.throttled(now, self._paused_until, named=named)
         return self._paused_until
 

@@ -12,7 +12,7 @@ One owner of retries: neither the transport nor a provider tries anything again 
 
 A 5xx is a row's own fault only while other rows are answered. While none is, the breaker is open: one probe at a time
 goes out, and no row fails for it before it has been failing for ten minutes (else one row that the server cannot digest
-would hold the end of a run for ever).
+would hold the end of a run for ever). Connections that break, one after the other with no answer between, are such a time too.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Breaker:
         self._reached = self._answered = True
 
     def failure(self, now: float, random: float, *, connected: bool) -> None:
-        """A 5xx or a failure to connect. Of those that went out together five open it, the others say no more."""
+        """A 5xx, a failure to connect, or a connection that broke. Of those that went out together five open it, the others say no more."""
         self._reached = self._reached or connected
         if self._failing_since is None:
             self._failing_since = now
@@ -176,15 +176,17 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         tries.failures += 1
         if self.patient and (reason := doomed(error, breaker, now)):
             return Verdict("stop", reason=reason)
-        if self._counts(treatment, tries, breaker, now):
+        if self._counts(error, treatment, tries, breaker, now):
             tries.retries += 1
         if tries.retries > self.max_retries:
             return FAIL
         wait = backoff(FIRST_BACKOFF[treatment], tries.failures - 1, random)
         return Verdict("again", at=now + max(wait, min(error.retry_after or 0.0, LONGEST_NAMED_WAIT)))
 
-    def _counts(self, treatment: Treatment, tries: Tries, breaker: Breaker, now: float) -> bool:
-        if treatment == "retry" or not self.patient:
+    def _counts(
+        self, error: RequestError, treatment: Treatment, tries: Tries, breaker: Breaker, now: float
+    ) -> bool:
+        if not self.patient or (treatment == "retry" and error.kind != "disconnected"):
             return True
         if treatment == "connect":
             return False
