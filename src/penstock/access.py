@@ -33,8 +33,8 @@ NOWHERE = "http://127.0.0.1:9/v1"
 class Access:
     """One account of one service. Raises `UsageError` for what cannot be right.
 
-    `note` says what was lowered to fit this machine, if anything was. A figure for `max_concurrency` is kept to as it is; without one,
-    how many go at once is found out wherever no limit says so.
+    `note` says what was lowered to fit this machine, if anything was. A figure for `max_concurrency` is kept to as it is;
+    without one, how many go at once is found out wherever no limit says so.
     """
 
     def __init__(
@@ -86,6 +86,16 @@ class Access:
         await self._stack.aclose()
 
     @property
+    def rules(self) -> Rules:
+        """By which rules requests are let through."""
+        return Rules(
+            limits=self.limits,
+            max_concurrency=self.max_concurrency,
+            service=self.service.name,
+            adaptive=self._adaptive,
+        )
+
+    @property
     def workers(self) -> int:
         """A few more than may be in flight: rows that wait for a retry hold a worker and must not hold back the others."""
         return self.max_concurrency + self.max_concurrency // 4 + 1
@@ -97,17 +107,11 @@ class Access:
         transport = self._transport
         if transport is None:
             transport = await self._stack.enter_async_context(_closing(self._new_transport()))
-        rules = Rules(
-            limits=self.limits,
-            max_concurrency=self.max_concurrency,
-            service=self.service.name,
-            adaptive=self._adaptive,
-        )
         self.account = Account(
             clock=self._clock,
             transport=transport,
             provider=self.provider,
-            gate=Gate(self._clock, rules),
+            gate=Gate(self._clock, self.rules),
             timeouts=self.timeouts,
             model=self.model,
         )

@@ -23,12 +23,12 @@ from collections.abc import (
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import msgspec
 
 from penstock.access import NOWHERE, Access
-from penstock.edges.ledger import LedgerFile, RunRecord
+from penstock.edges.ledger import LedgerFile, RunRecord, has_ledger
 from penstock.edges.prices import GenaiPrices
 from penstock.engine.call import Caller
 from penstock.engine.gate import Scope
@@ -46,6 +46,9 @@ from penstock.rules.retry import Policy
 from penstock.rules.spending import Spending
 from penstock.rules.tally import Tally
 from penstock.rules.template import Template
+
+if TYPE_CHECKING:
+    from penstock.planning import Conditions, Forecast
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, Any]] | Request
 """A text, a list of chat messages, or a whole request."""
@@ -198,7 +201,10 @@ class Client:
         try:
             choices = {"ordered": ordered, "dedupe": dedupe, "retry_failed": retry_failed}
             choices["look_up"] = store is not None and not (isinstance(store, LedgerFile) and store.is_new)
-            scope = await self.scope(lane, max_cost, spent=_spent(store))
+            if max_cost is not None:
+                await self._load_prices()
+            self.check_max_cost(max_cost)
+            scope = self.scope(lane, max_cost, spent=_spent(store))
             run = await self.start(raw_rows(rows), asking, Tally(), scope, ledger=store, **choices)
         except BaseException:
             if own is not None:
@@ -218,6 +224,41 @@ class Client:
         """All results in input order; takes what `map` takes."""
         return [result async for result in self.map(prompts, ordered=True, **options)]
 
+    async def plan(
+        self,
+        rows: Iterable[Any] | AsyncIterable[Any],
+        *,
+        prompt: str | None = None,
+        system: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        ledger: str | Path | None = None,
+    ) -> Forecast:
+        """What `map` over these rows would take: requests, tokens, money, time, each with its range. Sends nothing.
+
+        It simulates the run on virtual time. With the `ledger` of an interrupted run it learns from the answers in it and
+        plans the rest. Raises `InputError` for rows of its sample that can never be sent.
+        """
+        from penstock import planning
+
+        asking = Asking(prompt=prompt, system=system, params=dict(params or {}))
+        recorded = ledger is not None and has_ledger(Path(ledger))
+        past = await planning.past_in(Path(ledger)) if ledger is not None and recorded else planning.NO_PAST
+        return await planning.plan(self.conditions(), self.render(asking), planning.given(rows), past=past)
+
+    def conditions(self) -> Conditions:
+        """Under what a run would go on, for a plan of it."""
+        from penstock.planning import Conditions
+
+        access = self._access
+        return Conditions(
+            provider=access.provider,
+            model=access.model,
+            prices=self._prices,
+            rules=access.rules,
+            retry=self._retry,
+            timeouts=access.timeouts,
+        )
+
     async def start(
         self,
         rows: Iterator[RawRow] | AsyncIterator[RawRow],
@@ -230,7 +271,7 @@ class Client:
     ) -> Run:
         """A run over rows that are read already, in a `scope` of `scope()`; `choices` are fields of `engine.run.Plan`."""
         account = await self._access.open()
-        await self._price(Usage())
+        await self._load_prices()
         caller = Caller(
             account=account,
             policy=Policy(max_retries=self._retry.max_retries),
@@ -250,20 +291,21 @@ class Client:
         )
         return Run(plan, rows)
 
-    async def scope(self, lane: Lane | None, max_cost: float | None, spent: float = 0.0) -> Scope:
-        """What a run may spend, and the lane of its rows. Raises `UsageError` where a sum is set and the model's price is unknown."""
-        if max_cost is None:
-            return Scope(lane or BATCH)
-        positive(max_cost=max_cost)
-        if await self._price(Usage(input_tokens=1, output_tokens=1)) is None:
-            raise UsageError(f"max_cost cannot be kept: the price of {self.model!r} is not known")
-        return Scope(lane or BATCH, Spending(max_cost, self._prices.cost, spent))
+    def scope(self, lane: Lane | None, max_cost: float | None, spent: float = 0.0) -> Scope:
+        """What a run may spend in US dollars, `spent` of it by earlier sessions, and the lane of its rows."""
+        spending = None if max_cost is None else Spending(max_cost, self._prices.cost, spent)
+        return Scope(lane or BATCH, spending)
 
-    async def _price(self, usage: Usage) -> float | None:
-        """Prices take about a second to load: before the run and in a thread, not in the middle of it."""
+    def check_max_cost(self, max_cost: float | None) -> None:
+        """Raises `UsageError` where a sum is no sum, or is set and the model's price is unknown. May load the prices."""
+        positive(max_cost=max_cost)
+        if max_cost is not None and self._prices.cost(self.model, Usage(input_tokens=1, output_tokens=1)) is None:
+            raise UsageError(f"max_cost cannot be kept: the price of {self.model!r} is not known")
+
+    async def _load_prices(self) -> None:
+        """They take about a second to load: before the run and in a thread, not in the middle of it."""
         if isinstance(self._prices, GenaiPrices):
-            return await asyncio.get_running_loop().run_in_executor(None, self._prices.cost, self.model, usage)
-        return self._prices.cost(self.model, usage)
+            await asyncio.get_running_loop().run_in_executor(None, self._prices.cost, self.model, Usage())
 
     def render(self, asking: Asking) -> Callable[[RawRow], Row]:
         """The rule that turns a raw row into one that is ready to be sent; it raises `InputError`."""

@@ -47,6 +47,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     again: Literal["resume", "update", "fresh"] = "resume"
     retry_failed: bool = False
     dedupe: bool = False
+    max_cost: float | None = None
 
     @property
     def ledger(self) -> Path:
@@ -80,6 +81,7 @@ def ledger_of(output: str) -> Path:
 def prepare(job: Job, client: Client, tick: Tick = lambda _: None) -> Prepared:
     """Check everything, then open the ledger. Raises `UsageError` (nothing was touched) or `LedgerFailed`."""
     job.asking.template()
+    client.check_max_cost(job.max_cost)
     source = open_input(job.input)
     exists = has_ledger(job.ledger)
     check_output(job.input, job.output, ledger_exists=exists)
@@ -239,6 +241,7 @@ async def start(prepared: Prepared, client: Client, tally: Tally) -> Run:
         _until(rows, job.limit),
         job.asking,
         tally,
+        client.scope(None, job.max_cost, spent=store.recorded.known_cost),
         ledger=store,
         look_up=prepared.look_up,
         retry_failed=job.retry_failed,

@@ -18,6 +18,7 @@ from penstock.errors import PenstockError, RequestError, RunStopped
 
 COMMANDS = {
     "run": "Send a file of prompts, write a file of answers.",
+    "plan": "Tell what a run would take; sends nothing.",
     "results": "Print what a run has recorded so far, as JSON lines.",
     "verify": "Check the account of a run.",
     "generate": "Ask one prompt and print the answer.",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
+
+if TYPE_CHECKING:
+    from penstock.options import Limits
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,11 +53,44 @@ asking_options = chain(
         "--param", "params", multiple=True, metavar="KEY=VALUE", help="Any other field of the body (JSON or text)."
     ),
 )
+limit_options = chain(
+    click.option(
+        "--max-concurrency", type=COUNT, metavar="N", help="Requests in flight.  [default: found out, up to 1000]"
+    ),
+    click.option("--rpm", type=POSITIVE, metavar="N", help="Requests a minute that the account allows."),
+    click.option("--tpm", type=POSITIVE, metavar="N", help="Tokens a minute that the account allows."),
+    click.option(
+        "--input-tpm", type=POSITIVE, metavar="N", help="Input tokens a minute, where they are counted apart."
+    ),
+    click.option("--output-tpm", type=POSITIVE, metavar="N", help="Output tokens a minute, likewise."),
+    click.option("--rpd", type=POSITIVE, metavar="N", help="Requests a day that the account allows."),
+    click.option(
+        "--share",
+        type=FiniteRange(min=0, min_open=True, max=1),
+        default=1.0,
+        metavar="S",
+        help="How much of every limit to use, told by the provider or by you; 0.6 leaves 40 % to others.",
+    ),
+)
 patience_options = chain(
     click.option("--max-retries", type=click.IntRange(min=0), default=5, show_default=True, help="Retries of a row."),
     click.option("--timeout", type=POSITIVE, metavar="S", help="Longest attempt, in seconds."),
     click.option("--deadline", type=POSITIVE, metavar="S", help="Longest row with all its attempts, in seconds."),
 )
+
+
+def limits_of(given: Mapping[str, Any]) -> Limits:
+    """The limits that the options name."""
+    from penstock.options import Limits
+
+    return Limits(
+        requests_per_minute=given["rpm"],
+        tokens_per_minute=given["tpm"],
+        input_tokens_per_minute=given["input_tpm"],
+        output_tokens_per_minute=given["output_tpm"],
+        requests_per_day=given["rpd"],
+        share=given["share"],
+    )
 
 
 def params_of(pairs: Sequence[str], max_tokens: int | None, temperature: float | None) -> dict[str, Any]:

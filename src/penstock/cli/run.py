@@ -12,6 +12,8 @@ from penstock.cli.options import (
     NOT_NEGATIVE,
     POSITIVE,
     asking_options,
+    limit_options,
+    limits_of,
     model_options,
     params_of,
     patience_options,
@@ -36,7 +38,9 @@ Examples:
       --prompt-file ask.txt --id article --keep author --rpm 300
   penstock run batch.jsonl -o answers.jsonl -m openai/gpt-5-mini
   penstock run prompts.txt -o out.jsonl -m vllm/my-model \\
-      --base-url http://gpu:8000/v1 --max-concurrency 256
+      --base-url http://gpu:8000/v1
+  penstock run rows.csv -o out.jsonl -m openai/gpt-5-mini --prompt "..." \\
+      --tpm 2000000 --share 0.6 --max-cost 25
 
 \b
 Exit status: 0 every row ok; 1 finished, some rows failed; 2 bad usage or
@@ -55,11 +59,7 @@ command again to resume.
 @click.option("--limit", type=COUNT, metavar="N", help="Only the first N rows.")
 @click.option("--id", "id_column", metavar="COLUMN", help="Column that names the rows.")
 @click.option("--keep", multiple=True, metavar="COLUMN", help="Column to copy to the output (repeatable).")
-@click.option(
-    "--max-concurrency", type=COUNT, metavar="N", help="Most requests in flight.  [default: 100, 1000 with limits]"
-)
-@click.option("--rpm", type=POSITIVE, metavar="N", help="Requests a minute that the account allows.")
-@click.option("--tpm", type=POSITIVE, metavar="N", help="Tokens a minute that the account allows.")
+@limit_options
 @patience_options
 @click.option(
     "--grace",
@@ -68,6 +68,13 @@ command again to resume.
     show_default=True,
     help="Seconds for what is in flight at Ctrl-C.",
 )
+@click.option(
+    "--max-cost",
+    type=POSITIVE,
+    metavar="USD",
+    help="Stop before the run would cost more; run again with more to go on.",
+)
+@click.option("--hedge", is_flag=True, help="Send again what is slower than nearly all; both may be billed.")
 @click.option("--update", is_flag=True, help="Rows or options changed: send what has no answer yet.")
 @click.option("--fresh", is_flag=True, help="Start over; the old ledger is kept under another name.")
 @click.option("--retry-failed", is_flag=True, help="Send rows again that were refused for good.")
@@ -78,17 +85,17 @@ command again to resume.
 def run(**given: Any) -> int:
     from penstock.cli.session import Telling, run_job
     from penstock.client import Client
-    from penstock.options import Limits
 
     job = _job(given)
     client = Client(
         given["model"],
         base_url=given["base_url"],
-        limits=Limits(requests_per_minute=given["rpm"], tokens_per_minute=given["tpm"]),
+        limits=limits_of(given),
         max_concurrency=given["max_concurrency"],
         max_retries=given["max_retries"],
         timeout=given["timeout"],
         deadline=given["deadline"],
+        hedge=given["hedge"],
     )
     telling = Telling(
         summary=_summary(given["summary"], (job.input, job.output, str(job.ledger))),
@@ -118,6 +125,7 @@ def _job(given: dict[str, Any]) -> Any:
         again=_again(update=given["update"], fresh=given["fresh"]),
         retry_failed=given["retry_failed"],
         dedupe=given["dedupe"],
+        max_cost=given["max_cost"],
     )
 
 

@@ -40,6 +40,7 @@ Examples:
   penstock simulate --rpm 600 --tpm 100000 --latency 0.3..1.5
   penstock simulate --fault error_500=0.05 --fault reset=0.01 --seed 7
   penstock simulate --port 0 --latency 0.8,0.5 --token-latency 0.01
+  penstock simulate --slots 64 --latency 0.5
 
 SECONDS is a number (0.5), a range (0.3..1.5: log-normal, nearly all of it well
 inside, nothing outside), or MEDIAN,SIGMA of a log-normal (0.8,0.5).
@@ -94,6 +95,21 @@ def _faults(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> F
     default=60.0,
     show_default=True,
     help="How much of a limit may be used at once, as seconds of it.",
+)
+@click.option(
+    "--window",
+    type=click.Choice(["bucket", "fixed", "sliding"]),
+    default="bucket",
+    show_default=True,
+    help="How a minute's limit is kept: a draining bucket, a counter anew each minute, a log of the last minute.",
+)
+@click.option("--slots", metavar="N", type=click.IntRange(1), help="Answer at most N at once; the others queue.")
+@click.option(
+    "--headers",
+    type=click.Choice(["right", "none", "tenfold", "tenth", "spent", "garbage"]),
+    default="right",
+    show_default=True,
+    help="What the limit headers tell; with none, a 429 names no wait either.",
 )
 @click.option("--latency", metavar="SECONDS", callback=_seconds, default="0", help="To the first token.")
 @click.option("--token-latency", metavar="SECONDS", callback=_seconds, default="0", help="For each output token.")

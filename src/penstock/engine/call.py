@@ -137,6 +137,9 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     async def _send(self, passage: Passage, ticket: Ticket) -> Response:
         """One send, of which budgets, breaker, marks, money and the observer know when it is over."""
         account, outcome = self.account, passage.outcome
+        if outcome.attempts == 0:
+            # Waiting in line is none of the provider's latency, nor is a send that it would not take.
+            passage.began = account.clock.now()
         outcome.attempts += 1
         if self.marks is not None:
             self.marks.sending(passage.index)

@@ -1,9 +1,9 @@
 """Wait for a turn: a slot, every budget, and an origin that answers. The rule is synchronous; waiting only follows from it.
 
 One queue per model, one timer for all of them. Whoever may go at once never waits, so it costs no task switch. After
-waking, the rule is asked again: timers may fire early. What a request costs is estimated when its turn comes, not when it got in line,
-so that whoever waited is charged by what was learned meanwhile. The head of a line is never overtaken in its own lane, so a
-large request is not starved by small ones.
+waking, the rule is asked again: timers may fire early. What a request costs is estimated when its turn comes, not when it
+got in line, so that whoever waited is charged by what was learned meanwhile. The head of a line is never overtaken in its
+own lane, so a large request is not starved by small ones.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ class Gate:
         """The queue of a model, made at its first use."""
         if (queue := self._queues.get(model)) is None:
             rules = self._rules
-            governor = Governor(rules.limits, charge_rule(rules.service, model))
+            rule = charge_rule(rules.service, model)
+            governor = Governor(rules.limits, rule, feels_its_way=rules.adaptive)
             concurrency = Concurrency(rules.max_concurrency) if rules.adaptive else None
             queue = self._queues[model] = Queue(model, governor, concurrency)
         return queue

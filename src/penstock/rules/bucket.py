@@ -46,8 +46,10 @@ class Bucket(msgspec.Struct):
         self.whole_at += difference / self.rate
 
     def retune(self, now: float, rate: float) -> None:
-        """Go on at another rate; what is owed stays owed in units."""
-        if self.whole_at > now:
+        """Go on at another rate (inf: none); what is owed stays owed in units."""
+        if math.inf in (rate, self.rate):
+            self.whole_at = min(self.whole_at, now)
+        elif self.whole_at > now:
             self.whole_at = now + (self.whole_at - now) * self.rate / rate
         self.rate = rate
 

@@ -27,6 +27,9 @@ RAMP_FLAT = 1.35
 1.35 the earlier round stays what the next is compared with. In simulation 1.6 lets the ramp reach 3.9 requests a slot; 1.35
 ends it at half the slots where a token takes three times as long in a full engine as in an idle one."""
 
+RAMP_CALM, RAMP_CAREFULLY = 1.2, 0.25
+"""Once a token takes a fifth longer, the ramp grows by a quarter as fast: what is seen of an allowance is one round trip old."""
+
 QUEUED_SHARE = 0.15
 """Streams show a queue sooner: the ramp ends when the wait for the first token takes this much more of an answer's time
 than at its least. A queue of 0.2 slots takes a sixth."""
@@ -55,7 +58,7 @@ SAME = 0.06
 
 CHANGED = math.log(1.25)
 CHANGED_WITHOUT_USAGE = math.log(1.5)
-"""A time per token that moves so much at the same allowance calls for a probe now: the engine gained or lost slots."""
+"""A time per token that moves so much at the same allowance calls for a probe soon: the engine gained or lost slots."""
 
 MOST_ROUNDS_HELD = 16
 FEWEST_ROUNDS_HELD = 4
@@ -123,6 +126,7 @@ class Concurrency:
         self._reference: Point | None = None
         self._first_share = 1.0
         self._counts_tokens = self._upwards = False
+        self._calm = True
         self._hold_rounds, self._rounds_held, self._held_since = 1, 0, -math.inf
         self._round_trip_s = 0.0
         self._cut_at, self._cuts = -math.inf, 0
@@ -149,7 +153,7 @@ class Concurrency:
             return
         self._round_trip_s += (took_s - self._round_trip_s) * (SMOOTHING if self._round_trip_s else 1.0)
         if self._phase is Phase.RAMP and in_flight >= SATURATED * self._allowed:
-            self._allow(self._level + 1.0)
+            self._allow(self._level + (1.0 if self._calm else RAMP_CAREFULLY))
         if self._settling > 0:
             self._settling -= 1
             return
@@ -231,6 +235,7 @@ class Concurrency:
         before = self._reference or point
         self._first_share = min(self._first_share, first_share)
         queued = first_share - self._first_share
+        self._calm = point.token_s < RAMP_CALM * before.token_s
         if queued > QUEUED_SHARE:
             # A prompt's own share of the time is no queue; what decoding lost since the least is.
             decoding = (1.0 - first_share) / (1.0 - self._first_share)
@@ -245,16 +250,17 @@ class Concurrency:
             self._reference = point
 
     def _keep(self, point: Point, now: float, in_flight: int) -> None:
-        """One more round held; probe when it is time, or at once when the engine is not what it was."""
+        """One more round held; probe when it is time. Where the engine is not what it was, soon, on a reference of its own."""
         before, self._rounds_held = self._reference or point, self._rounds_held + 1
         limit = CHANGED if self._counts_tokens else CHANGED_WITHOUT_USAGE
-        changed = abs(math.log(point.token_s / before.token_s)) > limit
-        if changed:
-            self._hold_rounds, self._reference = 1, point
-        else:
-            self._reference = Point(*((a + b) / 2 for a, b in zip(before, point, strict=True)))
+        if abs(math.log(point.token_s / before.token_s)) > limit:
+            # This round saw some of either; what a probe is compared with must be of the new engine alone.
+            self._hold_rounds = 1
+            self._hold(self._level, now, in_flight)
+            return
+        self._reference = Point(*((a + b) / 2 for a, b in zip(before, point, strict=True)))
         long = self._rounds_held >= FEWEST_ROUNDS_HELD and now - self._held_since > LONGEST_HOLD_S
-        if changed or long or self._rounds_held >= self._hold_rounds:
+        if long or self._rounds_held >= self._hold_rounds:
             self._probe(in_flight)
 
     def _probe(self, in_flight: int) -> None:

@@ -1,8 +1,8 @@
 """Tokens before the call, from bytes, corrected by the usage after it. Holds running sums; never counts tokens itself.
 
 Bytes per token depend on the script, so each kind of script has its own ratio. It starts cautious (times 1.3) and follows the
-ratio of sums, decayed by 0.998 a call: the mean of ratios is biased and cost 8 points of the limit (FLOW-CONTROL B2). Output follows
-what the model has been answering.
+ratio of sums, decayed by 0.998 a call: the mean of ratios is biased and cost 8 points of the limit (FLOW-CONTROL B2).
+Output follows what the model has been answering.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Whose turn it is: lanes share by weight, the requests of one lane go in the order of their arrival.
 
-Weighted fair queueing by virtual finish time: each lane's next request is as if served at `weight` of the flow, and the earliest end
-goes first. A lane that was empty starts at the present virtual time, so it neither pays for its silence nor saves it up. It never
-decides whether a request may go.
+Weighted fair queueing by virtual finish time: each lane's next request is as if served at `weight` of the flow, and the
+earliest end goes first. A lane that was empty starts at the present virtual time, so it neither pays for its silence nor
+saves it up. It never decides whether a request may go.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -57,8 +57,8 @@ SIGMA = 0.6
 
 SEEN_ENOUGH = 50
 LEAST_VARIATION, LEAST_VARIATION_BEFORE = 0.2, 0.8
-SURE = 2.0
-"""Standard errors on either side: 95 %."""
+SURE = 2.6
+"""Standard errors on either side: 99 %."""
 
 LIMITS_UNKNOWN = 3.0
 """How much longer it may take where nobody told the account's limits."""
@@ -105,7 +105,7 @@ class Answer(msgspec.Struct, frozen=True):
 class Outlook(msgspec.Struct, frozen=True):
     """What is expected of a run's rows. `outputs` and `latencies` are the shapes of their distributions, as multiples of the mean.
 
-    `answers` counts the answers that it was learned from (with 0 it is supposed), `given_up` the rows that were under way without one.
+    `answers` counts the answers that it was learned from (with 0 it is supposed), `given_up` the rows under way without one.
     """
 
     tokens_per_byte: Range
@@ -138,10 +138,15 @@ class Scenario(msgspec.Struct, frozen=True):
     latencies: tuple[float, ...]
     cached_share: float = 0.0
 
-    def usage(self, shape: Shape) -> Usage:
-        """The tokens of one row, its answer being of the mean length."""
-        tokens = self.input_tokens(shape)
-        return Usage(tokens, round(self.output_tokens), round(tokens * self.cached_share))
+    def usages(self, shapes: Iterable[Shape]) -> Iterator[Usage]:
+        """The tokens of each row, its answer being of the mean length; what rounding leaves is carried to the next row."""
+        carried = 0.0
+        for shape in shapes:
+            carried += self.output_tokens if shape.most_output is None else min(self.output_tokens, shape.most_output)
+            output = int(carried)
+            carried -= output
+            tokens = self.input_tokens(shape)
+            yield Usage(tokens, output, round(tokens * self.cached_share))
 
     def input_tokens(self, shape: Shape) -> int:
         """The tokens of one row's request."""
@@ -309,9 +314,9 @@ def whole_time(seconds: float, sampled: float, rows: int, interval: float) -> fl
     return seconds + max(0, rows - sampled) * interval
 
 
-def days_for(rows: float, per_day: float | None) -> float:
-    """The least seconds for so many units under a day's limit, the first day's share being there at once."""
-    return 0.0 if per_day is None else max(0.0, rows - per_day) / per_day * DAY
+def days_for(units: float, per_day: float | None, share: float = 1.0) -> float:
+    """The least seconds for so many units under a share of a day's limit, the first day's being there at once."""
+    return 0.0 if per_day is None else max(0.0, units / (per_day * share) - 1) * DAY
 
 
 def scale_of(rows: int, *, most: int, in_flight: float, a_minute: float, largest: float) -> float:

@@ -15,6 +15,7 @@ import msgspec
 
 from penstock.options import Limits
 from penstock.records import Told
+from penstock.rules.bucket import Bucket
 from penstock.rules.budget import Budget, budgets_of, minute_or_day
 from penstock.rules.charges import NOTHING, USUAL, Charge, ChargeRule
 from penstock.rules.pace import Pace
@@ -22,6 +23,9 @@ from penstock.rules.pace import Pace
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 ABSURD_WAIT = 86_400.0
 """A provider that names a wait of over a day is misread rather than obeyed; the doubling pause takes its place."""
+
+FIRST_STEPS, STEPS_PER_S = 5.0, 10.0
+"""Where no limit is known, five requests go at once and then ten a second, until a first answer tells more."""
 
 LISTEN_EVERY = 0.05
 """Headers are read from one answer in so many seconds: they change no faster than that, and reading costs time."""
@@ -50,8 +54,9 @@ class Wait(msgspec.Struct, frozen=True):
 class Governor:
     """The budgets of one account and model, and the pause that a throttle puts on all of them."""
 
-    def __init__(self, limits: Limits, rule: ChargeRule = USUAL) -> None:
+    def __init__(self, limits: Limits, rule: ChargeRule = USUAL, *, feels_its_way: bool = False) -> None:
         self.rule = rule
+        self._first_steps = Bucket(STEPS_PER_S, FIRST_STEPS / STEPS_PER_S) if feels_its_way else None
         self._share = limits.share
         self._budgets = list(budgets_of(limits, rule.slice_seconds))
         self._pace = Pace()
@@ -71,6 +76,10 @@ class Governor:
         """Spend the charge from every budget and return None, or spend nothing and tell until when to wait."""
         if now < self._paused_until:
             return Wait(self._paused_until, "the end of a throttle")
+        if self._first_steps is not None and not self._budgets:
+            if (ready := self._first_steps.ready_at(1.0)) > now:
+                return Wait(ready, "a first word of the provider")
+            self._first_steps.take(now, 1.0)
         if (ready := self._pace.ready_at()) > now:
             return Wait(ready, "the pace that the provider allows")
         if self.rule.doubling_seconds is not None:
@@ -156,8 +165,7 @@ class Governor:
                 self._next_pause = min(self._next_pause * 2, LONGEST_PAUSE)
         self._paused_until = max(self._paused_until, now + wait)
         for budget in self._budgets:
-            budget.throttled(now)
-            budget.empty_until(self._paused_until)
+            budget.throttled(now, self._paused_until)
         self._pace.throttled(now, self._paused_until, named=named)
         return self._paused_until
 
@@ -165,6 +173,7 @@ class Governor:
         """An answer came through: the next throttle without a wait starts at one second again."""
         self._pace.answered(now)
         self._next_pause = FIRST_PAUSE
+        self._first_steps = None
 
     def statistics(self, now: float) -> dict[str, float]:
         """The limit in force of each budget (units in its period), the rest of the pause, and the learned requests a second."""

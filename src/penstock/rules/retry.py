@@ -108,7 +108,7 @@ class Breaker:
         self._reached = self._answered = True
 
     def failure(self, now: float, random: float, *, connected: bool) -> None:
-        """A 5xx, a failure to connect, or a connection that broke. Of those that went out together five open it, the others say no more."""
+        """A 5xx, no connection, or one that broke. Of those that went out together five open it, the others say no more."""
         self._reached = self._reached or connected
         if self._failing_since is None:
             self._failing_since = now
@@ -183,9 +183,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         wait = backoff(FIRST_BACKOFF[treatment], tries.failures - 1, random)
         return Verdict("again", at=now + max(wait, min(error.retry_after or 0.0, LONGEST_NAMED_WAIT)))
 
-    def _counts(
-        self, error: RequestError, treatment: Treatment, tries: Tries, breaker: Breaker, now: float
-    ) -> bool:
+    def _counts(self, error: RequestError, treatment: Treatment, tries: Tries, breaker: Breaker, now: float) -> bool:
         if not self.patient or (treatment == "retry" and error.kind != "disconnected"):
             return True
         if treatment == "connect":

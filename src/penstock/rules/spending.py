@@ -1,7 +1,7 @@
 """Money reserved before it is spent: may one more request go without the sum ever being exceeded? Reads no price itself.
 
-What is under way counts by the upper end of its estimate, what is over by its real cost; a send whose answer is lost stays counted in
-full, because it may be billed.
+What is under way counts by the upper end of its estimate, what is over by its real cost; a send whose answer is lost
+stays counted in full, because it may be billed.
 """
 
 from __future__ import annotations

@@ -253,9 +253,18 @@ def unknown_model(model: str) -> bytes:
     return error_body(message, "invalid_request_error", "model_not_found", "model")
 
 
+_ON = {
+    "requests": "requests per min (RPM)",
+    "tokens": "tokens per min (TPM)",
+    "input-tokens": "input tokens per min (ITPM)",
+    "output-tokens": "output tokens per min (OTPM)",
+    "requests-day": "requests per day (RPD)",
+}
+
+
 def rate_limited(model: str, unit: str, limit: float, used: float, cost: float, wait: float) -> bytes:
-    """The body of a 429; `unit` is requests or tokens, `wait` in seconds. With an infinite wait it says: too large."""
-    on = f"for {model} in organization org-simulated on {unit} per min ({unit[0].upper()}PM): Limit {limit:.0f}"
+    """The body of a 429; `unit` is a key of `_ON`, `wait` in seconds. With an infinite wait it says: too large."""
+    on = f"for {model} in organization org-simulated on {_ON[unit]}: Limit {limit:.0f}"
     text = (
         f"Request too large {on}, Requested {cost:.0f}. The input or output must be reduced in order to run."
         if math.isinf(wait)
@@ -290,6 +299,15 @@ def limit_headers(unit: bytes, limit: float, remaining: float, reset: float) -> 
         (b"x-ratelimit-limit-" + unit, b"%d" % limit),
         (b"x-ratelimit-remaining-" + unit, b"%d" % max(0.0, remaining)),
         (b"x-ratelimit-reset-" + unit, duration(reset).encode()),
+    ]
+
+
+def garbled_limit_headers(unit: bytes) -> list[Header]:
+    """`x-ratelimit-*` whose values are no numbers and no durations."""
+    return [
+        (b"x-ratelimit-limit-" + unit, b"lots"),
+        (b"x-ratelimit-remaining-" + unit, b"-NaN"),
+        (b"x-ratelimit-reset-" + unit, b"soon"),
     ]
 
 

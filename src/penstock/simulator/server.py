@@ -21,7 +21,7 @@ import msgspec
 
 from penstock.simulator import answers
 from penstock.simulator.answers import Header
-from penstock.simulator.behaviour import Plan, Settings, Simulator, Spread, Stats
+from penstock.simulator.behaviour import Phase, Plan, Settings, Simulator, Spread, Stats
 from penstock.simulator.extractive import answer as extractive_answer
 
 _CHAT = frozenset({b"/v1/chat/completions", b"/chat/completions"})
@@ -44,11 +44,56 @@ def builtin_settings() -> Settings:
 class Server:
     """A running simulator; `base_url` ends in `/v1`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, host: str, port: int) -> None:
         self.simulator = Simulator(settings)
         self.base_url = ""
         self.connections: set[_Connection] = set()
+        self.to_come = settings.schedule
+        self._host, self._port = host, port
+        self._listener: asyncio.Server | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._opening: asyncio.Task[None] | None = None
         self._outbox: list[tuple[_Connection, bytes]] = []
+
+    async def open(self) -> None:
+        """Take connections; raises OSError where the port is taken. A free port that was taken once is kept."""
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(lambda: _Connection(self), self._host, self._port, backlog=_BACKLOG)
+        self._port = self._listener.sockets[0].getsockname()[1]
+        name = f"[{self._host}]" if ":" in self._host else self._host
+        self.base_url = f"http://{name}:{self._port}/v1"
+
+    def close(self) -> None:
+        """Take no connections and break those that are there."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        for connection in list(self.connections):
+            connection.abort()
+
+    async def aclose(self) -> None:
+        """The end, also of what the schedule would have brought."""
+        for timer in self._timers:
+            timer.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+        listener = self._listener
+        self.close()
+        if listener is not None:
+            await listener.wait_closed()
+
+    def follow_schedule(self) -> None:
+        """To be called at the first arrival, which the times of the schedule count from: only we can refuse to connect."""
+        loop = asyncio.get_running_loop()
+        self._timers = [loop.call_later(phase.at, self._enter, phase) for phase in self.to_come]
+        self.to_come = ()
+
+    def _enter(self, phase: Phase) -> None:
+        if phase.outage == "refused":
+            self.close()
+        elif self._listener is None:
+            self._opening = asyncio.get_running_loop().create_task(self.open())
 
     def stats(self) -> Stats:
         """The account so far."""
@@ -78,18 +123,12 @@ async def serve(settings: Settings, host: str = "127.0.0.1", port: int = 0) -> A
 
     Leaving closes every connection at once.
     """
-    server = Server(settings)
-    loop = asyncio.get_running_loop()
-    listener = await loop.create_server(lambda: _Connection(server), host, port, backlog=_BACKLOG)
+    server = Server(settings, host, port)
+    await server.open()
     try:
-        name = f"[{host}]" if ":" in host else host
-        server.base_url = f"http://{name}:{listener.sockets[0].getsockname()[1]}/v1"
         yield server
     finally:
-        listener.close()
-        for connection in list(server.connections):
-            connection.abort()
-        await listener.wait_closed()
+        await server.aclose()
 
 
 class _Incoming(NamedTuple):
@@ -196,10 +235,12 @@ class _Connection(asyncio.Protocol):
         if incoming.method == b"POST" and incoming.path in _CHAT:
             plan = self._simulator.arrive(time.monotonic(), incoming.body, incoming.key)
             self._plan = plan
-            if plan.delay > 0:
-                self._timer = self._loop.call_later(plan.delay, self._send)
+            if self._server.to_come:
+                self._server.follow_schedule()
+            if plan.queued:
+                plan.begin = self._begin
             else:
-                self._send()
+                self._begin()
         elif incoming.method == b"GET" and incoming.path in _MODELS:
             names = self._simulator.settings.models or ("simulated",)
             self._whole(200, [answers.JSON], answers.models(names))
@@ -208,11 +249,18 @@ class _Connection(asyncio.Protocol):
         else:
             self._whole(404, [answers.JSON], answers.NOT_FOUND)
 
+    def _begin(self) -> None:
+        """The provider works on it from now on."""
+        if self._plan is not None and self._plan.delay > 0:
+            self._timer = self._loop.call_later(self._plan.delay, self._send)
+        else:
+            self._send()
+
     def _send(self) -> None:
         plan = self._plan
         if plan is None or plan.fault == "stall":
             return
-        if plan.fault == "reset":
+        if plan.fault in ("reset", "refused"):
             self._reset()
         elif plan.fault == "garbage":
             self._transport.write(answers.GARBAGE)
