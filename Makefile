@@ -16,7 +16,7 @@ HARSH := tests/durability tests/endings tests/fuzz tests/security
 # Seconds after which a slow proof counts as hung; a test of `make test` does after the two minutes of pyproject.toml.
 LONG := 3000
 
-.PHONY: help demo test conformance torture fuzz lint types format bench lock clean
+.PHONY: help demo test conformance torture fuzz lint types format bench limits lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -69,12 +69,15 @@ format: $(DEV_STAMP)  ## let ruff rewrite what it can
 bench: $(DEV_STAMP)  ## what a call costs beside the bare floor
 	$(BIN)/python bench/calls.py
 
+limits: $(DEV_STAMP)  ## how well a limit is filled, and what is throttled, beside the SDK, LangChain and LiteLLM
+	$(BIN)/python bench/limits.py
+
 lock: | .venv/bin/uv  ## compile the requirements again
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) requirements/dev.in pyproject.toml -o $(DEV)
 	$(COMPILE) -c $(DEV) requirements/build.in pyproject.toml -o $(CORE)
-	for name in openai2 openai3 litellm; do \
-		$(COMPILE) requirements/conformance-$$name.in -o requirements/conformance-$$name.txt || exit 1; done
+	for name in conformance-openai2 conformance-openai3 conformance-litellm bench-tenacity bench-langchain; do \
+		$(COMPILE) requirements/$$name.in -o requirements/$$name.txt || exit 1; done
 
 clean:  ## forget the environment and the caches
-	rm -rf .venv .venv-conformance .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-conformance .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis

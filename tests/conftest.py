@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from penstock.testing import no_network
+from tests.simulation.summary import pytest_terminal_summary as pytest_terminal_summary
 
 PRIVATE = ("_API_KEY", "_BASE_URL", "_ENDPOINT", "_PROXY", "_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "PENSTOCK_")
 

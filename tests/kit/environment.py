@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / ".venv-conformance"
 UV = Path(sys.executable).with_name("uv")
 PATIENCE_SECONDS = 300
 CLOSED_PORT = "http://127.0.0.1:9"
@@ -28,15 +27,16 @@ OFFLINE = {
 """The whole environment of a program of others: it has no key, and its only way beyond loopback is a closed port."""
 
 
-def environment(name: str) -> Path:
-    """The Python of the environment that `requirements/conformance-NAME.txt` locks; made where it is missing or stale.
+def environment(name: str, purpose: str = "conformance") -> Path:
+    """The Python of `.venv-PURPOSE/NAME`, which `requirements/PURPOSE-NAME.txt` locks; made where it is missing or stale.
 
     Two processes may ask at once: the second waits. Raises CalledProcessError where it cannot be installed.
     """
-    lock = ROOT / "requirements" / f"conformance-{name}.txt"
-    home = FOLDER / name
-    FOLDER.mkdir(exist_ok=True)
-    with (FOLDER / f"{name}.lock").open("w") as held:
+    lock = ROOT / "requirements" / f"{purpose}-{name}.txt"
+    folder = ROOT / f".venv-{purpose}"
+    home = folder / name
+    folder.mkdir(exist_ok=True)
+    with (folder / f"{name}.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         stamp = home / f"installed-{hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:16]}"
         if not stamp.exists():

@@ -38,6 +38,8 @@ def test_options_reach_the_settings() -> None:
         models = json.loads(sim.fetch("GET", "/v1/models")[1])
     assert (statuses, unknown) == ([500, 500, 429], 404)
     assert [model["id"] for model in models["data"]] == ["m"]
+    with simulated("--rpm", "1", "--window", "fixed", "--headers", "none", "--slots", "1", "--latency", "0.01") as sim:
+        assert [sim.fetch("POST", "/v1/chat/completions", ASK)[0] for _ in range(2)] == [200, 429]
     with simulated("--credit-gone-after", "1", "--api-key", "k") as sim:
         assert sim.fetch("POST", "/v1/chat/completions", ASK)[0] == 401
 
@@ -50,6 +52,9 @@ def test_options_reach_the_settings() -> None:
         (["--fault", "reset=0.6", "--fault", "stall=0.6"], "at most 1"),
         (["--latency", "fast"], "write 0.5, or 0.3..1.5"),
         (["--latency", "2..1"], "larger"),
+        (["--window", "open"], "'bucket', 'fixed', 'sliding'"),
+        (["--slots", "0"], "x>=1"),
+        (["--headers", "false"], "'right', 'none', 'tenfold', 'tenth', 'spent', 'garbage'"),
         (["--rpm", "0"], "requests_per_minute must be a positive number"),
         (["--port", "70000"], "0<=x<=65535"),
         (["--host", "203.0.113.1", "--port", "0"], "--host"),

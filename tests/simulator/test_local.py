@@ -11,7 +11,7 @@ import pytest
 from penstock.errors import RequestError
 from penstock.options import Timeouts
 from penstock.records import HttpAnswer, HttpCall
-from penstock.simulator.behaviour import Faults, Settings, Spread, Stats, expected_text
+from penstock.simulator.behaviour import Faults, Phase, Settings, Spread, Stats, expected_text
 from penstock.simulator.clock import VirtualClock, run
 from penstock.simulator.local import LocalTransport
 
@@ -160,3 +160,83 @@ def test_an_hour_of_traffic_replays_and_keeps_the_limit() -> None:
     assert stats.throttled > 0
     assert stats.duplicates == 0
     assert sorted(row for row, _ in log) == list(range(len(log)))
+
+
+# -- arrival, queue and refusal
+
+
+async def answered_at(transport: LocalTransport, clock: VirtualClock, prompt: str, timeouts: Timeouts) -> Any:
+    """When the answer was there, or the kind of error and when."""
+    try:
+        await transport.send(call(prompt), timeouts)
+    except RequestError as error:
+        return error.kind, clock.now()
+    return clock.now()
+
+
+def together(settings: Settings, count: int, timeouts: Timeouts = TIMEOUTS, delay: Any = 0.0) -> list[Any]:
+    """What so many calls at once come to, each as in `answered_at`."""
+
+    async def main() -> list[Any]:
+        clock = VirtualClock()
+        transport = LocalTransport(settings, clock, delay)
+        calls = [answered_at(transport, clock, f"{index}", timeouts) for index in range(count)]
+        times = await asyncio.gather(*calls)
+        assert transport.simulator.stats(clock.now()).in_flight == 0
+        return times
+
+    return run(main())
+
+
+def test_requests_arrive_after_a_delay_that_differs() -> None:
+    """Within the spread, and not in the order in which they were sent."""
+    times = together(Settings(), 200, delay=Spread.between(0.02, 0.35))
+    assert 0.02 <= min(times) < 0.05
+    assert max(times) == 0.35
+    assert times != sorted(times)
+    assert together(Settings(), 2, delay=0.1) == [0.1, 0.1]
+
+
+def test_who_finds_no_slot_waits_for_one() -> None:
+    """Two slots of one second: two answers a second."""
+    assert together(Settings(slots=2, latency=1.0), 5) == [1.0, 1.0, 2.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "third"),
+    [
+        (Timeouts(first_byte=1.5), ("timeout", 1.5)),
+        (Timeouts(first_byte=2.5), ("timeout", 2.5)),
+        (Timeouts(first_byte=9.0, total=1.5), ("timeout", 1.5)),
+        (Timeouts(first_byte=9.0, total=2.5), ("timeout", 2.5)),
+        (Timeouts(first_byte=3.0), 3.0),
+    ],
+)
+def test_the_time_in_the_queue_counts(timeouts: Timeouts, third: Any) -> None:
+    """The third of one slot gives up in the queue or while it is answered, at its time-out since it arrived."""
+    assert together(Settings(slots=1, latency=1.0), 3, timeouts)[2] == third
+
+
+def test_a_client_that_goes_away_frees_its_slot() -> None:
+    """From the queue and from the slot itself: the next one begins at once."""
+
+    async def main() -> Any:
+        clock = VirtualClock()
+        transport = LocalTransport(Settings(slots=1, latency=10.0), clock)
+        tasks = [asyncio.create_task(answered_at(transport, clock, f"{k}", Timeouts())) for k in range(3)]
+        await clock.sleep(1)
+        tasks[1].cancel()
+        await clock.sleep(1)
+        tasks[0].cancel()
+        return await tasks[2], transport.simulator.stats(clock.now()).in_flight
+
+    assert run(main()) == (12.0, 0)
+
+
+def test_a_refused_connection_sends_nothing() -> None:
+    """It bills nothing and is a failure to connect; one that breaks may have been billed."""
+    outage = Settings(schedule=(Phase(at=0.0, outage="refused"),))
+    error, seconds, stats = send(outage, call("x"))
+    assert (error.kind, error.maybe_billed, seconds, stats.failed) == ("connect", False, 0.0, {"refused": 1})
+    error, _, _ = send(Settings(schedule=(Phase(at=0.0, outage="reset"),)), call("x"))
+    assert (error.kind, error.maybe_billed) == ("disconnected", True)

@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from penstock.simulator.behaviour import Settings, Simulator, expected_text
+from penstock.simulator.behaviour import Phase, Settings, Simulator, expected_text
 from penstock.simulator.server import Server, builtin_settings, serve
 from tests.kit.simulated import simulated
 
@@ -284,3 +284,71 @@ def test_every_fault_looks_the_same_from_a_process_on_uvloop() -> None:
         stats = sim.stats()
     assert stats["failed"] == {"reset": 1, "truncate": 1, "error_500": 1}
     assert (stats["answered"], stats["in_flight"]) == (1, 0)
+
+
+# -- kinds of providers
+
+
+async def test_a_queued_request_is_answered_when_a_slot_is_free() -> None:
+    """The client that has the slot leaves, and the one behind it begins."""
+    async with (
+        serve(Settings(slots=1, text=lambda prompt, _: prompt)) as server,
+        connection(server) as (reader, writer),
+    ):
+        async with connection(server) as (_, first):
+            first.write(wire(prompt("[[simulate:stall]]")))
+            await until(lambda: server.stats().in_flight == 1)
+            writer.write(wire(prompt("second")))
+            await until(lambda: server.stats().in_flight == 2)
+        status, body = await read_answer(reader)
+        assert (status, json.loads(body)["choices"][0]["message"]["content"]) == (200, "second")
+
+
+async def test_a_client_that_leaves_the_queue_is_forgotten() -> None:
+    """Its turn goes to the next one."""
+    async with serve(Settings(slots=1)) as server, connection(server) as (reader, writer):
+        async with connection(server) as (_, first):
+            first.write(wire(prompt("[[simulate:stall]]")))
+            await until(lambda: server.stats().in_flight == 1)
+            async with connection(server) as (_, second):
+                second.write(wire(prompt("second")))
+                await until(lambda: server.stats().in_flight == 2)
+            await until(lambda: server.stats().in_flight == 1)
+            writer.write(wire(prompt("third")))
+            await until(lambda: server.stats().in_flight == 2)
+        assert (await read_answer(reader))[0] == 200
+        assert server.stats().answered == 1
+
+
+async def test_while_connections_are_refused_nobody_gets_in_and_then_the_port_is_there_again() -> None:
+    """Open connections break at once; afterwards it is the same address."""
+    async with serve(Settings()) as server, connection(server) as (reader, writer):
+        writer.write(wire(HELLO))
+        assert (await read_answer(reader))[0] == 200
+        server._enter(Phase(at=0.0, outage="refused"))
+        assert await reader.read() == b""
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", urlsplit(server.base_url).port)
+        before = server.base_url
+        server._enter(Phase(at=1.0))
+        assert server._opening is not None
+        await server._opening
+        assert server.base_url == before
+        async with connection(server) as (again, writer):
+            writer.write(wire(HELLO))
+            assert (await read_answer(again))[0] == 200
+
+
+async def test_the_schedule_runs_from_the_first_arrival_on() -> None:
+    """Nothing happens before it; then connections are refused, and leaving ends what is still to come."""
+    schedule = (Phase(at=0.0, outage="refused"), Phase(at=3600.0))
+    async with serve(Settings(schedule=schedule)) as server:
+        async with connection(server) as (reader, writer):
+            writer.write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await read_answer(reader))[0] == 200
+            with pytest.raises(ConnectionResetError):
+                await everything(server, wire(HELLO))
+        await until(lambda: server._listener is None)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", urlsplit(server.base_url).port)
+    assert all(timer.cancelled() or timer.when() <= asyncio.get_running_loop().time() for timer in server._timers)

@@ -9,6 +9,8 @@ from penstock.options import Timeouts
 from penstock.ports import Clock, Provider, Transport
 from penstock.records import HttpCall, Response
 
+TOO_MANY = 429
+
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
     """The parts that all requests of one client share. `model` is the client's own."""
@@ -27,6 +29,6 @@ async def attempt(account: Account, queue: Queue, call: HttpCall) -> Response:
     sent_at = clock.now()
     answer = await account.transport.send(call, account.timeouts)
     now = clock.now()
-    if governor.listens(now):
+    if answer.status == TOO_MANY or governor.listens(now):
         governor.hear(now, sent_at, provider.limits(answer, clock.wall()))
     return provider.decode(answer, clock.wall())

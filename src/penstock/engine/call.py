@@ -283,10 +283,11 @@ def _ask(request: Request, body: bytes) -> Ask:
 
 def _never_fits(passage: Passage) -> RequestError | None:
     """The error of a request that is larger than a whole limit: it would wait for ever."""
-    queue = passage.queue
-    if not queue.governor.counts_tokens:
+    queue, ask = passage.queue, passage.ask
+    # No token has less than a byte; Bedrock's fivefold output is the dearest.
+    if not queue.governor.counts_tokens or ask.body_bytes + 5 * (ask.most_output or 0) < queue.governor.smallest_limit:
         return None
-    charge = queue.least_charge(passage.ask)
+    charge = queue.least_charge(ask)
     budget = queue.governor.never_fits(charge)
     return _too_large_for(budget, charge) if budget is not None else None
 

@@ -76,11 +76,18 @@ class Queue:
         self.ready: FairQueue[Waiter] = FairQueue()
         self.in_flight = 0
         self.binding, self.until = "", 0.0
+        self.refused: Waiter | None = None
+        self.known_changes = -1
+        """Who was told to wait `until`, and by which state of the governor: he need not ask again before."""
 
     def charge(self, ask: Ask) -> Charge:
         """What the request will be charged, by all that is known now."""
         governor = self.governor
         return governor.rule.before(self.estimator.estimate(*ask)) if governor.counts_tokens else Charge()
+
+    def weight(self, ask: Ask) -> float:
+        """What a request counts when lanes share: one, or where tokens are limited, roughly its tokens (four bytes each)."""
+        return ask.body_bytes / 4 + (ask.most_output or 0) if self.governor.counts_tokens else 1.0
 
     def least_charge(self, ask: Ask) -> Charge:
         """What it will be charged at least: an estimate that errs on the high side must not condemn a request."""
@@ -187,8 +194,7 @@ class Gate:
         self._set_timer(wake_at)
 
     def _line_up(self, queue: Queue, waiter: Waiter, *, first: bool) -> None:
-        cost = queue.governor.seconds(queue.charge(waiter.ask))
-        queue.ready.push(waiter, waiter.scope.lane, cost, first=first)
+        queue.ready.push(waiter, waiter.scope.lane, queue.weight(waiter.ask), first=first)
 
     def _in_turn(self) -> list[Queue]:
         """The queues, each time from another one on, so that none takes every free slot before the others."""
@@ -207,6 +213,13 @@ class Gate:
             if waiter.future.done():
                 queue.ready.drop()
                 continue
+            if (
+                waiter is queue.refused
+                and queue.known_changes == queue.governor.changes
+                and self._clock.now() < queue.until
+            ):
+                return queue.until
+            queue.refused = waiter
             admitted = self._admit(queue, waiter.ask, waiter.scope)
             if isinstance(admitted, Ticket):
                 waiter.future.set_result(admitted)
@@ -217,7 +230,7 @@ class Gate:
 
     def _admit(self, queue: Queue, ask: Ask, scope: Scope) -> Ticket | float:
         """Slot, budgets and money; or until when to wait (for ever, where a `leave` will tell)."""
-        queue.binding = ""
+        queue.binding, queue.known_changes = "", -1
         if self._free <= 0 or queue.full:
             return FOR_EVER
         now = self._clock.now()
@@ -226,7 +239,7 @@ class Gate:
             return probe_at
         charge = queue.charge(ask)
         if (wait := queue.governor.admit(now, charge)) is not None:
-            queue.binding, queue.until = wait.budget, wait.until
+            queue.binding, queue.until, queue.known_changes = wait.budget, wait.until, queue.governor.changes
             return wait.until
         money = 0.0
         if scope.spending is not None:

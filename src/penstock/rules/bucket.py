@@ -67,10 +67,12 @@ class Window:
         self._width = period / CELLS
         self._kept = period + min(SLACK, period) + self._width
         self._cells: dict[int, float] = {}
+        self._next_end = math.inf
 
     def ready_at(self, now: float, cost: float) -> float:
         """The earliest time at which `cost` units fit, -inf if they do now. A cost above the capacity waits for all."""
-        self._forget(now)
+        if now >= self._next_end:
+            self._forget(now)
         missing = self.used + min(cost, self.capacity) - self.capacity
         if missing <= 1e-9 * self.capacity:
             return -math.inf
@@ -83,6 +85,8 @@ class Window:
     def take(self, now: float, cost: float) -> None:
         """Spend."""
         cell = int(now / self._width)
+        if not self._cells:
+            self._next_end = self._end(cell)
         self._cells[cell] = self._cells.get(cell, 0.0) + cost
         self.used += cost
 
@@ -106,7 +110,9 @@ class Window:
         return cell * self._width + self._kept
 
     def _forget(self, now: float) -> None:
-        while self._cells and self._end(cell := next(iter(self._cells))) <= now:
+        while self._cells and (end := self._end(cell := next(iter(self._cells)))) <= now:
             self.used -= self._cells.pop(cell)
-        if not self._cells:
-            self.used = 0.0
+        if self._cells:
+            self._next_end = end
+        else:
+            self.used, self._next_end = 0.0, math.inf

@@ -116,7 +116,9 @@ class Budget:
         if sent_at < self._heard_at:
             return
         self._heard_at = sent_at
-        self._told = told.limit or self._told
+        if told.limit and told.limit != self._told:
+            self._told = told.limit
+            self._headroom.limit_changed(now)
         if self._told is not None and told.remaining is not None:
             if self._period == DAY:
                 self._hear_of_the_day(now, self._told - told.remaining)

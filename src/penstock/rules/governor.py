@@ -27,6 +27,9 @@ ABSURD_WAIT = 86_400.0
 FIRST_STEPS, STEPS_PER_S = 5.0, 10.0
 """Where no limit is known, five requests go at once and then ten a second, until a first answer tells more."""
 
+MUCH_BACK = 0.3
+"""A refund of less is not worth asking the waiters again for."""
+
 LISTEN_EVERY = 0.05
 """Headers are read from one answer in so many seconds: they change no faster than that, and reading costs time."""
 
@@ -66,6 +69,8 @@ class Governor:
         self._error, self._actual, self._settled = 0.0, 0.0, 0
         self._rising_since = self._last_admitted = -math.inf
         self.counts_tokens = any(budget.column for budget in self._budgets)
+        self.changes = 0
+        """Goes up whenever somebody who was told to wait might go earlier than that."""
 
     @property
     def knows_rate(self) -> bool:
@@ -84,16 +89,16 @@ class Governor:
             return Wait(ready, "the pace that the provider allows")
         if self.rule.doubling_seconds is not None:
             self._rise(now, self.rule.doubling_seconds)
+        latest, binding = now, ""
         for budget in self._budgets:
-            if budget.ready_at(now, charge[budget.column]) > now:
-                return self._longest_wait(now, charge)
+            if (ready := budget.ready_at(now, charge[budget.column])) > latest:
+                latest, binding = ready, budget.name
+        if binding:
+            return Wait(latest, binding)
         for budget in self._budgets:
             budget.take(now, charge[budget.column])
         self._pace.take(now)
         return None
-
-    def _longest_wait(self, now: float, charge: Charge) -> Wait:
-        return Wait(*max((budget.ready_at(now, charge[budget.column]), budget.name) for budget in self._budgets))
 
     def _rise(self, now: float, doubling_seconds: float) -> None:
         """Let the rate double in so long, from cold."""
@@ -104,9 +109,10 @@ class Governor:
         for budget in self._budgets:
             budget.ramp(now, min(1.0, COLD_SHARE * 2.0 ** min(doublings, 10.0)))
 
-    def seconds(self, charge: Charge) -> float:
-        """How long the account works off this charge; 1 where no rate is known, so that requests count alike."""
-        return max((charge[b.column] / b.rate for b in self._budgets if b.paces), default=1.0)
+    @property
+    def smallest_limit(self) -> float:
+        """The smallest limit of tokens: what takes less can be admitted some time."""
+        return min((b.limit for b in self._budgets if b.column and b.limit is not None), default=math.inf)
 
     def never_fits(self, charge: Charge) -> str | None:
         """The budget that is smaller than this one charge, if there is one: waiting would last for ever."""
@@ -117,6 +123,7 @@ class Governor:
         for budget in self._budgets:
             if difference := actual[budget.column] - reserved[budget.column]:
                 budget.settle(at, difference)
+                self.changes += difference < -MUCH_BACK * reserved[budget.column]
         if self.counts_tokens and actual is not NOTHING:
             self._settled += 1
             if self._settled < SETTLED_ENOUGH:
@@ -138,6 +145,7 @@ class Governor:
     def hear(self, now: float, sent_at: float, told: Mapping[str, Told]) -> None:
         """Take in the limits that an answer tells, by budget; `sent_at` is when its request went out."""
         self._listen_at = now + LISTEN_EVERY
+        self.changes += 1
         for name, one in told.items():
             self._budget(minute_or_day(name, one), one).hear(now, sent_at, one)
 
@@ -173,7 +181,9 @@ class Governor:
         """An answer came through: the next throttle without a wait starts at one second again."""
         self._pace.answered(now)
         self._next_pause = FIRST_PAUSE
-        self._first_steps = None
+        if self._first_steps is not None:
+            self._first_steps = None
+            self.changes += 1
 
     def statistics(self, now: float) -> dict[str, float]:
         """The limit in force of each budget (units in its period), the rest of the pause, and the learned requests a second."""

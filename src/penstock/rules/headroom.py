@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 
-HEADROOM, HEADROOM_OF_BUCKET = 2.0, 8.0
+HEADROOM, HEADROOM_OF_BUCKET = 2.0, 16.0
 """The rate stays below so many times `remaining / reset`. In a clock minute that binds only where others use the same key; in
-a continuous bucket only in its last ninth, which our own bursts leave alone. With others on the key it settles where they
+a continuous bucket only in its last seventeenth, which our own bursts leave alone. With others on the key it settles where they
 leave off, before a throttle."""
 
 NOT_OURS = 0.02
@@ -84,7 +84,7 @@ class Headroom:
             self._low_at = now
         plain = limit / self._period
         if not self._is_none:
-            factor = HEADROOM_OF_BUCKET if self.bursts else HEADROOM
+            factor = HEADROOM_OF_BUCKET if self._is_bucket else HEADROOM
             self._bind(now, plain, factor * remaining / reset_s, now + reset_s)
             return
         # All that is used and was not ours: as much of the next minute is not ours either.
@@ -92,6 +92,10 @@ class Headroom:
         bound = plain - others / self._period if others > NOT_OURS * limit else math.inf
         if bound <= self._bound or now >= self._until:
             self._bind(now, plain, bound, now + self._period)
+
+    def limit_changed(self, now: float) -> None:
+        """The limit is another one: a throttle that comes of it is of nobody else's traffic."""
+        self._cut_to, self._cut_at = math.inf, now
 
     def throttled(self, now: float, plain: float) -> None:
         """The provider refused: what it told is believed again, and what was tried beyond the plain rate is not tried again."""
@@ -106,6 +110,8 @@ class Headroom:
     def _see_kind(self, limit: float, remaining: float, reset_s: float) -> None:
         used_s = (limit - remaining) / limit * self._period
         self._most_remaining = max(self._most_remaining, min(remaining, limit))
+        if remaining <= 0:
+            return  # overdrawn, by others or since the limit shrank: then the reset tells nothing of the kind
         if reset_s > RESET_IS_LATE * used_s + 1.0:
             self._is_none = True
         elif used_s < YOUNG_SECONDS:
