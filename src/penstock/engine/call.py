@@ -12,12 +12,13 @@ import msgspec
 
 from penstock.engine.attempt import Account, attempt
 from penstock.engine.gate import Ask, Queue, Scope, Ticket
-from penstock.errors import RequestError, request_error
+from penstock.errors import RequestError, RunStopped, request_error
 from penstock.ports import Marks, Observer
 from penstock.records import HttpCall, Request, Response
 from penstock.rules.charges import NOTHING, Charge
 from penstock.rules.estimate import script_of
 from penstock.rules.hedge import Hedging
+from penstock.rules.journey import FIRST, State, follow
 from penstock.rules.retry import TREATMENT, Policy, Tries, Verdict, stopped
 
 FIRST_TRY = Verdict("again")
@@ -47,6 +48,7 @@ class Passage(msgspec.Struct):
     outcome: Outcome
     began: float
     tries: Tries
+    state: State = FIRST
     last_error: RequestError | None = None
 
 
@@ -92,6 +94,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             async with asyncio.timeout(deadline):
                 await self._travel(passage)
         except TimeoutError as timeout:
+            passage.state = follow(passage.state, "deadline")
             last = f"; the last attempt: {passage.last_error.message}" if passage.last_error else ""
             error = request_error("deadline", f"no answer within the row's deadline of {deadline:g} s{last}")
             error.__cause__ = timeout
@@ -99,12 +102,21 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             passage.outcome.latency_s = deadline
 
     async def _travel(self, passage: Passage) -> None:
+        try:
+            await self._to_the_end(passage)
+        except RunStopped:
+            passage.state = follow(passage.state, "run stopped")
+            raise
+
+    async def _to_the_end(self, passage: Passage) -> None:
         verdict = FIRST_TRY
         while verdict.action == "again":
             if (error := _never_fits(passage)) is not None:
                 passage.outcome.error = error
+                passage.state = follow(passage.state, "never fits")
                 return
             ticket = await self._enter(passage, verdict)
+            passage.state = follow(passage.state, "admitted")
             verdict = await self._try(passage, ticket)
 
     async def _enter(self, passage: Passage, verdict: Verdict) -> Ticket:
@@ -128,6 +140,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             return self._failed(passage, error)
         finally:
             self.account.gate.leave(passage.queue)
+        passage.state = follow(passage.state, "answer")
         passage.outcome.response = response
         passage.outcome.latency_s = self.account.clock.now() - passage.began
         return DONE
@@ -221,10 +234,15 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             account.gate.dismiss(self.scope, stopped(verdict.reason, error))
         if verdict.action == "fail":
             outcome.error = error
+            passage.state = follow(passage.state, "given up")
         elif self.scope.stopped is not None:
             raise self.scope.stopped from error
-        elif TREATMENT[error.kind] in ("retry", "outage"):
-            self.observer.trying_again()
+        elif TREATMENT[error.kind] == "throttle":
+            passage.state = follow(passage.state, "throttled")
+        else:
+            passage.state = follow(passage.state, "again")
+            if TREATMENT[error.kind] != "connect":
+                self.observer.trying_again()
         return verdict
 
     # -- hedging

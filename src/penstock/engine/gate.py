@@ -296,4 +296,6 @@ class Gate:
         queue, now = self.queue(model), self._clock.now()
         rule = queue.concurrency
         allowed = rule.statistics() if rule is not None and not queue.governor.knows_rate else {}
-        return queue.governor.statistics(now) | queue.estimator.statistics() | allowed
+        waiting = {f"waiting ({lane})": number for lane, number in queue.ready.statistics().items()}
+        breaker = {f"breaker.{name}": value for name, value in self.breaker.statistics(now).items()}
+        return queue.governor.statistics(now) | queue.estimator.statistics() | allowed | waiting | breaker

@@ -117,8 +117,9 @@ class Budget:
             return
         self._heard_at = sent_at
         if told.limit and told.limit != self._told:
+            if self._told is not None:
+                self._headroom.limit_changed(now)
             self._told = told.limit
-            self._headroom.limit_changed(now)
         if self._told is not None and told.remaining is not None:
             if self._period == DAY:
                 self._hear_of_the_day(now, self._told - told.remaining)
@@ -139,6 +140,13 @@ class Budget:
         self._bucket.whole_at = min(self._bucket.whole_at, now + self._bucket.burst)
         self._bucket.empty_until(until)
         self._valve.empty_until(until + self._headroom.cushion)
+
+    def statistics(self, now: float) -> dict[str, float]:
+        """By this budget's name: its limit, what of it was used in the last period, and what its headers show."""
+        if self.limit is None:
+            return {}
+        found = {"limit": self.limit, "used": self._window.used} | self._headroom.statistics(now, self._plain)
+        return {self.name if key == "limit" else f"{self.name}.{key}": value for key, value in found.items()}
 
     def _hear_of_the_day(self, now: float, used: float) -> None:
         """Others, or an earlier session, have used some of the day."""

@@ -42,6 +42,10 @@ class FairQueue(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         return (item for line in self._lines.values() for item, _ in line.waiting)
 
+    def statistics(self) -> dict[str, float]:
+        """How many wait in each lane, by its name."""
+        return {name: float(len(line.waiting)) for name, line in self._lines.items()}
+
     def push(self, item: T, lane: Lane, cost: float, *, first: bool = False) -> None:
         """Stand in line, at the head of its own lane if `first`."""
         line = self._lines.get(lane.name)

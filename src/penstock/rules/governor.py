@@ -186,9 +186,8 @@ class Governor:
             self.changes += 1
 
     def statistics(self, now: float) -> dict[str, float]:
-        """The limit in force of each budget (units in its period), the rest of the pause, and the learned requests a second."""
-        known = {budget.name: budget.limit for budget in self._budgets if budget.limit is not None}
-        known["throttled_s"] = max(0.0, self._paused_until - now)
-        if self._pace.rate is not None:
-            known["pace_per_s"] = self._pace.rate
-        return known
+        """What is known of each budget by its name (see `Budget.statistics`), the rest of the pause, the learned pace."""
+        known: dict[str, float] = {"throttled_s": max(0.0, self._paused_until - now)}
+        for budget in self._budgets:
+            known |= budget.statistics(now)
+        return known | self._pace.statistics()

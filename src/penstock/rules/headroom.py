@@ -93,6 +93,11 @@ class Headroom:
         if bound <= self._bound or now >= self._until:
             self._bind(now, plain, bound, now + self._period)
 
+    def statistics(self, now: float, plain: float) -> dict[str, float]:
+        """The most units a second that others leave, where it binds; and whether the provider's bucket allows a burst."""
+        rate = self.rate(now, plain)
+        return {"bursts": float(self.bursts)} | ({} if rate == math.inf else {"left_by_others_per_s": rate})
+
     def limit_changed(self, now: float) -> None:
         """The limit is another one: a throttle that comes of it is of nobody else's traffic."""
         self._cut_to, self._cut_at = math.inf, now

@@ -48,6 +48,10 @@ class Pace:
         """Requests a second, None while nothing is known."""
         return None if self._bucket is None else self._bucket.rate
 
+    def statistics(self) -> dict[str, float]:
+        """Requests a second that were found, if any, and the share of throttles among about the last fifty attempts."""
+        return {"throttled_share": self._share} | ({} if self.rate is None else {"pace_per_s": self.rate})
+
     def ready_at(self) -> float:
         """The earliest time for the next request."""
         return 0.0 if self._bucket is None else self._bucket.ready_at(1.0)

@@ -88,6 +88,10 @@ class Breaker:
         """True once this origin has sent anything but 5xx."""
         return self._answered
 
+    def statistics(self, now: float) -> dict[str, float]:
+        """Failures in a row, whether only probes go out, and for how many seconds it has been so."""
+        return {"failures": self._streak, "open": float(self.open), "failing_for_s": self.failing_for(now)}
+
     def failing_for(self, now: float) -> float:
         """Seconds since the first failure of the present streak."""
         return 0.0 if self._failing_since is None else now - self._failing_since
