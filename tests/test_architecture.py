@@ -22,6 +22,7 @@ PURE_MODULES = frozenset(
         "bisect",
         "collections",
         "collections.abc",
+        "contextlib",
         "dataclasses",
         "datetime",
         "enum",
@@ -47,7 +48,7 @@ PURE_ROOMS = (
     *("penstock.providers", "penstock.simulator"),
 )
 IMPURE_SIMULATOR = frozenset({"penstock.simulator.server", "penstock.simulator.local", "penstock.simulator.clock"})
-ENGINE_MODULES = PURE_MODULES | {"asyncio", "contextlib"}
+ENGINE_MODULES = PURE_MODULES | {"asyncio"}
 ENGINE_ROOMS = (
     "penstock.errors",
     "penstock.records",

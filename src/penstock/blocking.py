@@ -16,11 +16,14 @@ import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from concurrent.futures import CancelledError
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from penstock.client import Client as AsyncClient
 from penstock.client import Prompt
 from penstock.records import Response, Result
+
+if TYPE_CHECKING:
+    from penstock.planning import Forecast
 
 T = TypeVar("T")
 
@@ -102,6 +105,10 @@ class Client:
     def gather(self, prompts: Iterable[Any], **options: Any) -> list[Result]:
         """See `penstock.Client.gather`."""
         return self._loop.run(self._client.gather(prompts, **options))
+
+    def plan(self, rows: Iterable[Any], **options: Any) -> Forecast:
+        """See `penstock.Client.plan`."""
+        return self._loop.run(self._client.plan(rows, **options))
 
 
 async def _next(step: Callable[[], Coroutine[Any, Any, Result]]) -> Result:

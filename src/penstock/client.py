@@ -28,24 +28,26 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 import msgspec
 
 from penstock.access import NOWHERE, Access
-from penstock.edges.ledger import LedgerFile, RunRecord, has_ledger
+from penstock.edges.ledger import LedgerFile, has_ledger
 from penstock.edges.prices import GenaiPrices
 from penstock.engine.call import Caller
 from penstock.engine.gate import Scope
-from penstock.engine.run import Plan, Run, to_its_end
+from penstock.engine.run import Plan, Run
 from penstock.engine.source import raw_rows
+from penstock.engine.stream import OnBreak, Streaming
 from penstock.errors import InputError, UsageError
 from penstock.options import BATCH, INTERACTIVE, Lane, Limits, Retry, Timeouts, positive
 from penstock.ports import Clock, Ledger, Observer, Prices, Transport
 from penstock.providers.catalog import SERVICES, bare_model
 from penstock.providers.openai import ChatCompletions, chat_completions
+from penstock.recording import close_run, ledger_for, spent
 from penstock.records import RawRow, Request, Response, Result, Row, Usage
 from penstock.rules.hedge import Hedging
-from penstock.rules.identity import options_digest
 from penstock.rules.retry import Policy
 from penstock.rules.spending import Spending
 from penstock.rules.tally import Tally
 from penstock.rules.template import Template
+from penstock.streaming import Stream
 
 if TYPE_CHECKING:
     from penstock.planning import Conditions, Forecast
@@ -127,7 +129,7 @@ class Client:
     async def aclose(self) -> None:
         """End runs that are still open, then close every connection. Calling it twice does no harm."""
         while self._runs:
-            await _close_run(*self._runs.popitem())
+            await close_run(*self._runs.popitem())
         await self._access.aclose()
 
     async def generate(
@@ -146,22 +148,47 @@ class Client:
         Raises a `RequestError` (`Refused`, `NoAnswer`, `BadAnswer`, ...) when there is none after the retries.
         """
         request = self._request(prompt, system, model, params)
-        account = await self._access.open()
-        body = self.provider.encode(request, request.model or self.model)
-        policy = Policy(max_retries=self._retry.max_retries, patient=False)
-        caller = Caller(
-            account=account,
-            policy=policy,
+        caller = await self._single(lane)
+        outcome = await caller.call(request, self.provider.encode(request, request.model or self.model))
+        if outcome.error is not None:
+            raise outcome.error
+        assert outcome.response is not None
+        return outcome.response
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = None,
+        model: str | None = None,
+        lane: Lane | None = None,
+        on_break: OnBreak = "error",
+        **params: Any,
+    ) -> Stream:
+        """One answer as it comes: `async for chunk in client.stream(...)`; see `Stream`.
+
+        Until the first chunk it is tried again as `generate` does. A break after it is raised, or, with `on_break="restart"`,
+        a chunk says `restarted` and the answer begins anew.
+        """
+        request = self._request(prompt, system, model, params)
+
+        async def begin() -> Streaming:
+            caller = await self._single(lane)
+            body = self.provider.encode(request, request.model or self.model)
+            return Streaming(caller, request, body, on_break=on_break)
+
+        return Stream(begin)
+
+    async def _single(self, lane: Lane | None) -> Caller:
+        """Who carries a request that belongs to no run."""
+        return Caller(
+            account=await self._access.open(),
+            policy=Policy(max_retries=self._retry.max_retries, patient=False),
             scope=Scope(lane or INTERACTIVE),
             observer=Tally(),
             deadline=self._retry.deadline,
             hedging=self._hedging,
         )
-        outcome = await caller.call(request, body)
-        if outcome.error is not None:
-            raise outcome.error
-        assert outcome.response is not None
-        return outcome.response
 
     def _request(self, prompt: Prompt, system: str | None, model: str | None, params: dict[str, Any]) -> Request:
         if isinstance(prompt, Request):
@@ -196,7 +223,7 @@ class Client:
         """
         asking = Asking(prompt=prompt, system=system, params=dict(params or {}))
         asking.template()
-        store = await self._ledger_for(ledger, asking)
+        store = await ledger_for(ledger, self.options(asking))
         own = store if isinstance(store, LedgerFile) and store is not ledger else None
         try:
             choices = {"ordered": ordered, "dedupe": dedupe, "retry_failed": retry_failed}
@@ -204,7 +231,7 @@ class Client:
             if max_cost is not None:
                 await self._load_prices()
             self.check_max_cost(max_cost)
-            scope = self.scope(lane, max_cost, spent=_spent(store))
+            scope = self.scope(lane, max_cost, store)
             run = await self.start(raw_rows(rows), asking, Tally(), scope, ledger=store, **choices)
         except BaseException:
             if own is not None:
@@ -218,7 +245,7 @@ class Client:
                     yield result
         finally:
             self._runs.pop(run, None)
-            await _close_run(run, own)
+            await close_run(run, own)
 
     async def gather(self, prompts: Iterable[Any], **options: Any) -> list[Result]:
         """All results in input order; takes what `map` takes."""
@@ -291,9 +318,10 @@ class Client:
         )
         return Run(plan, rows)
 
-    def scope(self, lane: Lane | None, max_cost: float | None, spent: float = 0.0) -> Scope:
-        """What a run may spend in US dollars, `spent` of it by earlier sessions, and the lane of its rows."""
-        spending = None if max_cost is None else Spending(max_cost, self._prices.cost, spent)
+    def scope(self, lane: Lane | None, max_cost: float | None, ledger: Ledger | None) -> Scope:
+        """What a run may spend in US dollars, less what the ledger says was spent, and the lane of its rows."""
+        usd, unknown_sends = spent(ledger)
+        spending = None if max_cost is None else Spending(max_cost, self._prices.cost, usd, unknown_sends)
         return Scope(lane or BATCH, spending)
 
     def check_max_cost(self, max_cost: float | None) -> None:
@@ -339,28 +367,6 @@ class Client:
         account = self._access.account
         return account.gate.waiting_for() if account is not None else ""
 
-    async def _ledger_for(self, ledger: str | Path | Ledger | None, asking: Asking) -> Ledger | None:
-        """A ledger that stands at this run: the last one where the options are its own, else a new one in the same file."""
-        if not isinstance(ledger, str | Path):
-            return ledger
-        opening = asyncio.get_running_loop().run_in_executor(None, self._open_ledger, Path(ledger), asking)
-        return await to_its_end(opening, undo=LedgerFile.close)
-
-    def _open_ledger(self, path: Path, asking: Asking) -> LedgerFile:
-        store = LedgerFile(path)
-        try:
-            record = RunRecord(input_digest=None, options=self.options(asking))
-            latest = store.latest()
-            same = latest is not None and options_digest(latest.options) == options_digest(record.options)
-            if same:
-                store.resume(record)
-            else:
-                store.begin(record)
-        except BaseException:
-            store.close()
-            raise
-        return store
-
     def _own(self, row: Row, model: str | None, where: str = "prompt") -> Row:
         """A row whose model is a bare name of this client's provider."""
         named = model or row.request.model
@@ -378,16 +384,3 @@ def reviver(service: str) -> Callable[[bytes], Response]:
     if service not in SERVICES:
         raise UsageError(f"this ledger was made with the provider {service!r}, which this version does not know")
     return chat_completions(SERVICES[service], base_url=NOWHERE, api_key="none").revive
-
-
-def _spent(store: Ledger | None) -> float:
-    """What earlier sessions of the same run have cost."""
-    return store.recorded.known_cost if isinstance(store, LedgerFile) else 0.0
-
-
-async def _close_run(run: Run, own_ledger: LedgerFile | None) -> None:
-    try:
-        await run.aclose()
-    finally:
-        if own_ledger is not None:
-            await own_ledger.aclose()

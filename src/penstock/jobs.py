@@ -241,7 +241,7 @@ async def start(prepared: Prepared, client: Client, tally: Tally) -> Run:
         _until(rows, job.limit),
         job.asking,
         tally,
-        client.scope(None, job.max_cost, spent=store.recorded.known_cost),
+        client.scope(None, job.max_cost, store),
         ledger=store,
         look_up=prepared.look_up,
         retry_failed=job.retry_failed,

@@ -6,6 +6,7 @@ None means "no such limit", everywhere. Durations are seconds.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import msgspec
 
@@ -88,6 +89,13 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     first_byte: float = 600.0
     between_bytes: float = 60.0
     total: float | None = None
+    first_byte_of_stream: float = 120.0
 
     def __post_init__(self) -> None:
         positive(timeout=self.total, connect=self.connect, first_byte=self.first_byte, between_bytes=self.between_bytes)
+
+
+@cache
+def for_streams(timeouts: Timeouts) -> Timeouts:
+    """The same bounds where the answer is read as it comes: its first byte comes sooner than a whole answer."""
+    return msgspec.structs.replace(timeouts, first_byte=min(timeouts.first_byte, timeouts.first_byte_of_stream))

@@ -6,11 +6,12 @@ Each has one real form in `edges` or `providers` and one for tests in `penstock.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from penstock.errors import RequestError
 from penstock.options import Timeouts
-from penstock.records import Entry, HttpAnswer, HttpCall, RawRow, Request, Response, Result, Told, Usage
+from penstock.records import Chunk, Entry, HttpAnswer, HttpCall, RawRow, Request, Response, Result, Told, Usage
 
 
 class Timer(Protocol):
@@ -29,6 +30,28 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
 
+class AnswerStream(Protocol):
+    """An answer under way: its head, and its body by `async for`. Whoever does not take a piece holds the server back."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]: ...
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
+class Decoder(Protocol):
+    """Reads one streamed answer: `feed` each piece of the body, `flush` where it ended by itself, then `end`."""
+
+    @property
+    def over(self) -> bool: ...
+    def feed(self, data: bytes) -> list[Chunk]: ...
+    def flush(self) -> list[Chunk]: ...
+    def end(self, broken: RequestError | None = None) -> Response:
+        """The whole answer; raises a typed `RequestError`. `broken` is how the transport ended the body."""
+        ...
+
+
 class Transport(Protocol):
     """Sends one HTTP call and brings the whole answer, of any status.
 
@@ -37,6 +60,10 @@ class Transport(Protocol):
     """
 
     async def send(self, call: HttpCall, timeouts: Timeouts) -> HttpAnswer: ...
+    def stream(self, call: HttpCall, timeouts: Timeouts) -> AbstractAsyncContextManager[AnswerStream]:
+        """The answer as it comes; entering waits for its head, leaving early closes the connection."""
+        ...
+
     async def aclose(self) -> None: ...
 
 
@@ -63,6 +90,14 @@ class Provider(Protocol):
 
     def call(self, body: bytes, model: str) -> HttpCall:
         """The HTTP call that carries a body."""
+        ...
+
+    def stream_call(self, body: bytes, model: str) -> HttpCall:
+        """The HTTP call that asks for the answer to a body as a stream."""
+        ...
+
+    def decoder(self, status: int, headers: list[tuple[bytes, bytes]], wall: float) -> Decoder:
+        """What reads the answer to a `stream_call`, made once its head is there."""
         ...
 
     def limits(self, answer: HttpAnswer, wall: float) -> Mapping[str, Told]:

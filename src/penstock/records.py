@@ -61,6 +61,40 @@ class Response(msgspec.Struct, frozen=True):
         return f"Response({self.text!r}, {self.finish_reason!r}, {self.model!r}, {self.usage!r})"
 
 
+class ToolCallPart(msgspec.Struct, frozen=True):
+    """A piece of one tool call: `index` is the call's place in `Response.tool_calls`, `arguments` what is to be added.
+
+    `id` and `name` are empty where this piece does not tell them.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """A piece of an answer under way: what it adds.
+
+    The texts of all chunks joined are the text of the `Response`, and so are the reasonings. `finish_reason` is told
+    when it becomes known, and again where a later one says more. `usage` counts the whole answer so far: a later one
+    replaces it and is never added.
+    """
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallPart, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    restarted: bool = False
+
+    def __repr__(self) -> str:
+        shown = f"{self.text[:40]}..." if len(self.text) > 40 else self.text
+        told = {"reasoning": self.reasoning[:40], "tool_calls": self.tool_calls, "finish_reason": self.finish_reason}
+        further = [f"{name}={value!r}" for name, value in (told | {"usage": self.usage}).items() if value]
+        return f"Chunk({', '.join([repr(shown), *further])})"
+
+
 class HttpCall(msgspec.Struct, frozen=True):
     """One HTTP request as a provider shapes it. `url` is whole; `headers` are complete but for Host and length."""
 

@@ -9,8 +9,8 @@ Nothing here is needed in production, and nothing of it touches disk or network.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from random import Random
 
@@ -91,8 +91,24 @@ class ScriptedTransport:
             raise answer
         return answer
 
+    @asynccontextmanager
+    async def stream(self, call: HttpCall, timeouts: Timeouts) -> AsyncIterator[ScriptedStream]:
+        """The same script, its answers in one piece each."""
+        answer = await self.send(call, timeouts)
+        yield ScriptedStream(answer)
+
     async def aclose(self) -> None:
         self.closed = True
+
+
+class ScriptedStream:
+    """`ports.AnswerStream` of an answer that is there already."""
+
+    def __init__(self, answer: HttpAnswer) -> None:
+        self.status, self.headers, self._body = answer.status, answer.headers, answer.body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._body
 
 
 def completion(text: str, *, input_tokens: int = 1, output_tokens: int = 1, finish_reason: str = "stop") -> HttpAnswer:

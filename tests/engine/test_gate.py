@@ -38,7 +38,7 @@ async def test_slots_are_handed_on_in_the_order_of_arrival() -> None:
     assert order == []
     assert not door.enter_nowait(queue, ONE, HERE)
     for expected in ("a", "ab", "abc"):
-        door.leave(queue)
+        door.leave(queue, HERE)
         await settle()
         assert "".join(order) == expected
     await asyncio.gather(*tasks)
@@ -53,12 +53,12 @@ async def test_a_retry_goes_to_the_head_of_its_line() -> None:
     async def enter(name: str, *, first: bool) -> None:
         await door.wait(queue, ONE, Scope(), first=first)
         order.append(name)
-        door.leave(queue)
+        door.leave(queue, HERE)
 
     assert door.enter_nowait(queue, ONE, HERE)
     tasks = [asyncio.create_task(enter(name, first=name == "retry")) for name in ("new", "retry")]
     await settle()
-    door.leave(queue)
+    door.leave(queue, HERE)
     await asyncio.gather(*tasks)
     assert order == ["retry", "new"]
 
@@ -124,7 +124,7 @@ async def test_giving_up_while_waiting_frees_nothing_that_was_not_held() -> None
     await settle()
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    door.leave(queue)
+    door.leave(queue, HERE)
     assert door.statistics() == {"in_flight": 0, "free": 1, "ready": 0, "later": 0}
 
 
@@ -136,7 +136,7 @@ async def test_giving_up_in_the_moment_of_being_admitted_gives_slot_and_charge_b
     clock.advance(5)
     waiting = asyncio.create_task(door.wait(queue, ONE, Scope()))
     await settle()
-    door.leave(queue)  # admits the waiter, which has not run yet
+    door.leave(queue, HERE)  # admits the waiter, which has not run yet
     assert door.in_flight == 1
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
@@ -157,7 +157,7 @@ async def test_dismissing_a_scope_ends_its_waiters_and_nobody_elses() -> None:
     ended = await asyncio.gather(waits[0], waits[2], late, return_exceptions=True)
     assert ended == [reason] * 3
     assert mine.stopped is reason
-    door.leave(queue)
+    door.leave(queue, HERE)
     await waits[1]
 
 
@@ -178,7 +178,7 @@ async def test_while_the_origin_is_down_one_probe_at_a_time_goes_out() -> None:
     await settle()
     assert door.in_flight == 1
     door.breaker.answer()
-    door.leave(queue)
+    door.leave(queue, HERE)
     await settle()
     assert door.in_flight == 2
     await asyncio.gather(*waits)

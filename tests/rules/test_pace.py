@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from penstock.rules.pace import Pace
 
 
@@ -66,3 +69,36 @@ def test_waiters_leave_by_pace_after_a_pause() -> None:
     assert first >= 2_005
     pace.take(first)
     assert pace.ready_at() >= first + 0.9 / (pace.rate or 1)
+
+
+steps = st.lists(
+    st.tuples(st.floats(0, 5), st.sampled_from(["answer", "named", "bare"]), st.floats(0, 30)), min_size=1, max_size=150
+)
+
+
+@settings(deadline=None)
+@given(steps)
+def test_whatever_comes_back_the_next_one_goes_within_the_slowest_pace_after_the_pause(
+    happened: list[tuple[float, str, float]],
+) -> None:
+    """One request in fifty seconds is the least: no storm of throttles stops the flow for ever."""
+    pace, now, paused_until = Pace(), 0.0, 0.0
+    for gap, what, wait in happened:
+        now = max(now + gap, pace.ready_at())
+        pace.take(now)
+        if what == "answer":
+            pace.answered(now)
+        else:
+            paused_until = max(paused_until, now + wait)
+            pace.throttled(now, now + wait, named=what == "named")
+        assert pace.rate is None or pace.rate >= 0.02
+        assert pace.ready_at() <= max(now, paused_until) + 51.0
+
+
+def test_cut_after_cut_the_pace_is_never_below_one_in_fifty_seconds() -> None:
+    pace = Pace()
+    for now in range(0, 20_000, 1_000):
+        pace.take(now)
+        pace.answered(now + 50)
+        pace.throttled(now + 900, now + 901, named=True)
+    assert pace.rate == 0.02

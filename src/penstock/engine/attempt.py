@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator
+
 import msgspec
 
 from penstock.engine.gate import Gate, Queue
-from penstock.options import Timeouts
-from penstock.ports import Clock, Provider, Transport
-from penstock.records import HttpCall, Response
+from penstock.errors import RequestError
+from penstock.options import Timeouts, for_streams
+from penstock.ports import AnswerStream, Clock, Decoder, Provider, Transport
+from penstock.records import Chunk, HttpAnswer, HttpCall, Response
 
 TOO_MANY = 429
+LONGEST_DRAIN = 0.25
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,10 +30,58 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
 async def attempt(account: Account, queue: Queue, call: HttpCall) -> Response:
     """The response to one send. Raises a typed `RequestError`; cancelling closes the connection."""
-    clock, provider, governor = account.clock, account.provider, queue.governor
+    clock = account.clock
     sent_at = clock.now()
     answer = await account.transport.send(call, account.timeouts)
-    now = clock.now()
-    if answer.status == TOO_MANY or governor.listens(now):
-        governor.hear(now, sent_at, provider.limits(answer, clock.wall()))
-    return provider.decode(answer, clock.wall())
+    _hear(account, queue, answer, sent_at)
+    return account.provider.decode(answer, clock.wall())
+
+
+def _hear(account: Account, queue: Queue, answer: HttpAnswer, sent_at: float) -> None:
+    now = account.clock.now()
+    if answer.status == TOO_MANY or queue.governor.listens(now):
+        queue.governor.hear(now, sent_at, account.provider.limits(answer, account.clock.wall()))
+
+
+class attempt_streamed:  # noqa: N801  the counterpart of `attempt`, which is a function
+    """One send whose answer is read as it comes: `chunks()` once, then `response()`, which raises what went wrong."""
+
+    def __init__(self, account: Account, queue: Queue, call: HttpCall) -> None:
+        self._account, self._queue, self._call = account, queue, call
+        self._decoder: Decoder | None = None
+        self._broken: RequestError | None = None
+
+    async def chunks(self) -> AsyncGenerator[Chunk, None]:
+        """The pieces as they come. Raises what prevented a head of the answer; leaving early closes the connection."""
+        account = self._account
+        sent_at = account.clock.now()
+        async with account.transport.stream(self._call, for_streams(account.timeouts)) as answer:
+            _hear(account, self._queue, HttpAnswer(answer.status, answer.headers, b""), sent_at)
+            self._decoder = decoder = account.provider.decoder(answer.status, answer.headers, account.clock.wall())
+            try:
+                async for data in answer:
+                    for chunk in decoder.feed(data):
+                        yield chunk
+                    if decoder.over:
+                        break
+                await _drain(answer)
+            except RequestError as error:
+                self._broken = error
+            if self._broken is None:
+                for chunk in decoder.flush():
+                    yield chunk
+
+    def response(self) -> Response:
+        """The whole answer, once every chunk was taken. Raises a typed `RequestError`."""
+        assert self._decoder is not None
+        return self._decoder.end(self._broken)
+
+
+async def _drain(answer: AnswerStream) -> None:
+    """Read what follows the end, so that the connection can be kept; a server that sends no end of its body is not waited for."""
+    try:
+        async with asyncio.timeout(LONGEST_DRAIN):
+            async for _ in answer:
+                pass
+    except (TimeoutError, RequestError):
+        return  # the answer is whole already

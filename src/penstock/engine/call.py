@@ -28,13 +28,17 @@ OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens")
 
 
 class Outcome(msgspec.Struct):
-    """What became of one request: a response or an error, and what it took (see `records.Result`)."""
+    """What became of one request: a response or an error, and what it took (see `records.Result`).
+
+    `first_token_s` is the time from the send to the first piece of the answer, known of streams only.
+    """
 
     response: Response | None = None
     error: RequestError | None = None
     attempts: int = 0
     ambiguous: int = 0
     latency_s: float = 0.0
+    first_token_s: float | None = None
 
 
 class Passage(msgspec.Struct):
@@ -68,14 +72,14 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises `RunStopped` where the run ends before this request does.
         """
-        passage = self._passage(request, body, index)
+        passage = self.passage(request, body, index)
         if self.deadline is None:
             await self._travel(passage)
         else:
             await self._travel_within(passage, self.deadline)
         return passage.outcome
 
-    def _passage(self, request: Request, body: bytes, index: int) -> Passage:
+    def passage(self, request: Request, body: bytes, index: int) -> Passage:
         account = self.account
         model = request.model or account.model
         return Passage(
@@ -111,15 +115,15 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     async def _to_the_end(self, passage: Passage) -> None:
         verdict = FIRST_TRY
         while verdict.action == "again":
-            if (error := _never_fits(passage)) is not None:
+            if (error := never_fits(passage)) is not None:
                 passage.outcome.error = error
                 passage.state = follow(passage.state, "never fits")
                 return
-            ticket = await self._enter(passage, verdict)
+            ticket = await self.enter(passage, verdict)
             passage.state = follow(passage.state, "admitted")
             verdict = await self._try(passage, ticket)
 
-    async def _enter(self, passage: Passage, verdict: Verdict) -> Ticket:
+    async def enter(self, passage: Passage, verdict: Verdict) -> Ticket:
         """Hold a slot on return. A request that has been out before goes to the head of its line."""
         scope, gate = self.scope, self.account.gate
         if scope.stopped is not None:
@@ -137,9 +141,9 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             else:
                 response = await self._hedged(passage, ticket, self.hedging)
         except RequestError as error:
-            return self._failed(passage, error)
+            return self.failed(passage, error)
         finally:
-            self.account.gate.leave(passage.queue)
+            self.account.gate.leave(passage.queue, self.scope)
         passage.state = follow(passage.state, "answer")
         passage.outcome.response = response
         passage.outcome.latency_s = self.account.clock.now() - passage.began
@@ -149,35 +153,44 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
     async def _send(self, passage: Passage, ticket: Ticket) -> Response:
         """One send, of which budgets, breaker, marks, money and the observer know when it is over."""
-        account, outcome = self.account, passage.outcome
+        self.set_out(passage)
+        try:
+            response = await attempt(self.account, passage.queue, passage.call)
+        except RequestError as error:
+            self.tell_of_failure(passage, ticket, error)
+            raise
+        except asyncio.CancelledError:
+            self.tell_of_giving_up(passage, ticket)
+            raise
+        self.tell_of_answer(passage, ticket, response)
+        return response
+
+    def set_out(self, passage: Passage) -> None:
+        """A send begins."""
+        outcome = passage.outcome
         if outcome.attempts == 0:
             # Waiting in line is none of the provider's latency, nor is a send that it would not take.
-            passage.began = account.clock.now()
+            passage.began = self.account.clock.now()
         outcome.attempts += 1
         if self.marks is not None:
             self.marks.sending(passage.index)
-        try:
-            response = await attempt(account, passage.queue, passage.call)
-        except RequestError as error:
-            self._tell_of_failure(passage, ticket, error)
-            raise
-        except asyncio.CancelledError:
-            outcome.ambiguous += 1
-            account.gate.breaker.lost(account.clock.now())
-            self._pay(ticket, None)
-            self.observer.attempted(GIVEN_UP)
-            raise
-        self._tell_of_answer(passage, ticket, response)
-        return response
 
-    def _tell_of_answer(self, passage: Passage, ticket: Ticket, response: Response) -> None:
+    def tell_of_giving_up(self, passage: Passage, ticket: Ticket) -> None:
+        """A send was cancelled: nobody will know what it cost."""
+        passage.outcome.ambiguous += 1
+        self.account.gate.breaker.lost(self.account.clock.now())
+        self._pay(ticket, None)
+        self.observer.attempted(GIVEN_UP)
+
+    def tell_of_answer(self, passage: Passage, ticket: Ticket, response: Response) -> None:
+        """Let everybody who shares the account know of an answer."""
         now, queue = self.account.clock.now(), passage.queue
         governor, usage = queue.governor, response.usage
         self.account.gate.breaker.answer()
         governor.answered(now)
         if queue.concurrency is not None:
             tokens = usage.output_tokens if usage is not None else None
-            queue.concurrency.answered(now, queue.in_flight, now - ticket.at, tokens)
+            queue.concurrency.answered(now, queue.in_flight, now - ticket.at, tokens, passage.outcome.first_token_s)
         if usage is not None and (governor.counts_tokens or self.scope.spending is not None):
             queue.estimator.learn(passage.ask.body_bytes, passage.ask.script, usage)
             governor.settle(now, ticket.at, ticket.charge, governor.rule.after(ticket.charge, usage))
@@ -188,7 +201,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             self.hedging.answered(now - ticket.at)
         self.observer.attempted(None)
 
-    def _tell_of_failure(self, passage: Passage, ticket: Ticket, error: RequestError) -> None:
+    def tell_of_failure(self, passage: Passage, ticket: Ticket, error: RequestError) -> None:
         """Let everybody who shares the account know of a failure: budgets, breaker, marks, money, observer."""
         now, random = self.account.clock.now(), self.account.clock.random()
         breaker, queue = self.account.gate.breaker, passage.queue
@@ -223,7 +236,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         if self.scope.spending is not None:
             self.scope.spending.settle(ticket.money, cost)
 
-    def _failed(self, passage: Passage, error: RequestError) -> Verdict:
+    def failed(self, passage: Passage, error: RequestError) -> Verdict:
         """What follows from a failed try."""
         account, outcome = self.account, passage.outcome
         now, random = account.clock.now(), account.clock.random()
@@ -254,24 +267,23 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         sends = {asyncio.create_task(self._send(passage, ticket))}
         try:
             done, _ = await asyncio.wait(sends, timeout=after)
-            if not done and (second := self._second_ticket(passage, hedging)) is not None:
-                sends.add(asyncio.create_task(self._second_send(passage, second)))
+            if not done and self.scope.stopped is None and hedging.spend():
+                sends.add(asyncio.create_task(self._second_send(passage, hedging)))
             return await _first_answer(sends)
         finally:
             await _gone(sends)
 
-    def _second_ticket(self, passage: Passage, hedging: Hedging) -> Ticket | None:
-        """A hedge takes what is free and never stands in line."""
-        gate = self.account.gate
-        if self.scope.stopped is not None or not hedging.spend():
-            return None
-        return gate.enter_nowait(passage.queue, passage.ask, self.scope)
-
-    async def _second_send(self, passage: Passage, ticket: Ticket) -> Response:
+    async def _second_send(self, passage: Passage, hedging: Hedging) -> Response:
+        """The same request once more, at the head of its line: its row has waited longest."""
+        gate, ticket = self.account.gate, None
         try:
+            ticket = await gate.wait(passage.queue, passage.ask, self.scope, first=True)
             return await self._send(passage, ticket)
         finally:
-            self.account.gate.leave(passage.queue)
+            if ticket is None:
+                hedging.give_back()
+            else:
+                gate.leave(passage.queue, self.scope)
 
 
 async def _gone(sends: set[asyncio.Task[Response]]) -> None:
@@ -299,7 +311,7 @@ def _ask(request: Request, body: bytes) -> Ask:
     return Ask(len(body), script_of(body), most if isinstance(most, int) else None)
 
 
-def _never_fits(passage: Passage) -> RequestError | None:
+def never_fits(passage: Passage) -> RequestError | None:
     """The error of a request that is larger than a whole limit: it would wait for ever."""
     queue, ask = passage.queue, passage.ask
     # No token has less than a byte; Bedrock's fivefold output is the dearest.

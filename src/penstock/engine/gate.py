@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections import deque
 from itertools import count
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ TIMER_GRAIN = 0.001
 """uvloop's timers may fire early by a tick of its clock; rounding up saves a second wake."""
 
 FOR_EVER = float("inf")
+NO_MONEY = float("nan")
+"""Not a time to wait for: the next that is over tells."""
 
 
 class Ask(NamedTuple):
@@ -54,6 +57,8 @@ class Scope:
     def __init__(self, lane: Lane = BATCH, spending: Spending | None = None) -> None:
         self.lane, self.spending = lane, spending
         self.stopped: RunStopped | None = None
+        self.parked: deque[tuple[Queue, Waiter]] = deque()
+        """Who waits for what is under way to turn out cheaper: not in line, so that nobody else waits behind."""
 
 
 class Waiter:
@@ -158,11 +163,18 @@ class Gate:
                 self.give_back(queue, scope, waiter.future.result())
             raise
 
-    def leave(self, queue: Queue) -> None:
+    def leave(self, queue: Queue, scope: Scope) -> None:
         """Free the slot of a request that is over."""
         self._free += 1
         queue.in_flight -= 1
+        self._unpark(scope)
         self.pump()
+
+    def _unpark(self, scope: Scope) -> None:
+        """Let the first of those who wait for money try again; if it fits, the next one follows."""
+        if scope.parked:
+            queue, waiter = scope.parked.popleft()
+            self._line_up(queue, waiter, first=True)
 
     def give_back(self, queue: Queue, scope: Scope, ticket: Ticket) -> None:
         """Free the slot of a request that was admitted and never sent; nothing of its charge was spent."""
@@ -171,13 +183,13 @@ class Gate:
         if scope.spending is not None:
             scope.spending.settle(ticket.money, 0.0)
         self.breaker.lost(now)
-        self.leave(queue)
+        self.leave(queue, scope)
 
     def dismiss(self, scope: Scope, reason: RunStopped) -> None:
         """End a scope: whoever waits for it stops waiting, and whoever comes later is turned away."""
         scope.stopped = reason
         waiting = [w for queue in self._queues.values() for w in queue.ready] + [entry[3] for entry in self._later]
-        for waiter in waiting:
+        for waiter in waiting + [waiter for _, waiter in scope.parked]:
             if waiter.scope is scope and not waiter.future.done():
                 waiter.future.set_exception(reason)
         self.pump()
@@ -224,7 +236,10 @@ class Gate:
             if isinstance(admitted, Ticket):
                 waiter.future.set_result(admitted)
                 queue.ready.pop()
-            elif waiter.scope.stopped is None:
+                self._unpark(waiter.scope)
+            elif admitted is NO_MONEY:
+                self._park(queue, waiter)
+            else:
                 return admitted
         return FOR_EVER
 
@@ -255,9 +270,19 @@ class Gate:
 
     def _no_money(self, spending: Spending, scope: Scope) -> float:
         """What is under way may turn out cheaper than it was reserved for; with nothing under way the scope is over."""
-        if not spending.reserved:
+        if not spending.under_way:
             scope.stopped = overspent(spending)
-        return FOR_EVER
+        return NO_MONEY
+
+    def _park(self, queue: Queue, waiter: Waiter) -> None:
+        queue.ready.drop()
+        scope = waiter.scope
+        scope.parked.appendleft((queue, waiter))
+        if scope.stopped is not None:
+            while scope.parked:
+                _, parked = scope.parked.popleft()
+                if not parked.future.done():
+                    parked.future.set_exception(scope.stopped)
 
     def _set_timer(self, when: float) -> None:
         if when == self._timer_at and self._timer is not None:

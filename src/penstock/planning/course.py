@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from penstock.planning.sample import ERRORS_SHOWN, Sample, Source, draw
 from penstock.planning.simulation import Conditions, workers_of
 from penstock.planning.timing import IN_FLIGHT, NO_TIME, guesses_in_flight, time_of
 from penstock.planning.words import BATCH_SERVICES, Basis, assumptions
+from penstock.ports import AnswerStream
 from penstock.records import HttpAnswer, HttpCall, RawRow, Row, Usage
 from penstock.rules.forecast import SIDES, Outlook, Range, Shape, learned, supposed
 
@@ -29,6 +31,9 @@ class Unconnected:
     """`ports.Transport` of a client that only plans: it reaches nobody, and whoever sends by it is told so."""
 
     async def send(self, call: HttpCall, timeouts: Timeouts) -> HttpAnswer:  # noqa: ARG002  the port's
+        raise _not_sent()
+
+    def stream(self, call: HttpCall, timeouts: Timeouts) -> AbstractAsyncContextManager[AnswerStream]:  # noqa: ARG002
         raise _not_sent()
 
     async def aclose(self) -> None:

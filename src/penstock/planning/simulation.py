@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import msgspec
 
@@ -17,7 +18,7 @@ from penstock.engine.call import Caller
 from penstock.engine.gate import Gate, Rules, Scope
 from penstock.engine.run import Plan, Run
 from penstock.options import Retry, Timeouts
-from penstock.ports import Prices, Provider
+from penstock.ports import AnswerStream, Prices, Provider
 from penstock.records import HttpAnswer, HttpCall, RawRow, Request, Row, Usage
 from penstock.rules.forecast import Scenario, Shape, scale_of, steady_interval, variation, whole_time
 from penstock.rules.retry import Policy
@@ -84,6 +85,9 @@ class Watched:
         if answer.status == 200:
             self.sent_at.append(began)
         return answer
+
+    def stream(self, call: HttpCall, timeouts: Timeouts) -> AbstractAsyncContextManager[AnswerStream]:
+        return self._transport.stream(call, timeouts)
 
     async def aclose(self) -> None:
         await self._transport.aclose()

@@ -14,6 +14,7 @@ from penstock.errors import UsageError
 from penstock.records import FinishReason
 
 KeyHeader: TypeAlias = Literal["bearer", "api-key"]
+StreamEnd: TypeAlias = Literal["done", "finish_reason", "close"]
 
 OPENAI_FINISH_REASONS: dict[str, FinishReason] = {
     "stop": "stop",
@@ -36,6 +37,12 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     `renamed` maps a parameter to the name under which this service knows it; `dropped` are parameters that it refuses
     although they do not change the answer. `finish_reasons` are those beyond OpenAI's; `finish_reason_optional` is
     true where an answer without one can be a whole answer. `request_id_headers` are lower-case, best first.
+
+    `stream_end` is the least that shows a stream to be whole: `done` is `data: [DONE]`; `finish_reason` is for a server
+    known to send one and then to close (text-generation-inference before its pull request 2221, llama-box before its
+    issue 2); `close` for one known to do no more than close, and only with `finish_reason_optional`. No service here
+    is known to need the latter two: Ollama may end without `[DONE]` just where it failed. `stream_options` is false
+    where the request for usage is refused.
     """
 
     name: str
@@ -48,6 +55,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     dropped: frozenset[str] = frozenset()
     finish_reasons: dict[str, FinishReason] = {}
     finish_reason_optional: bool = False
+    stream_end: StreamEnd = "done"
+    stream_options: bool = True
     request_id_headers: tuple[bytes, ...] = (b"x-request-id",)
     slashes_in_names: bool = False
     """True where a model's own name is like `org/model`."""
@@ -107,6 +116,7 @@ _SERVICES = (
         renamed=_TO_MAX_TOKENS | {"seed": "random_seed"},
         dropped=frozenset({"user"}),  # unknown fields are answered with 422 (uncertain for this one)
         finish_reasons=_GAVE_UP | {"model_length": "length"},
+        stream_options=False,  # answered with 422 (openai-agents-python issue 442); usage comes unasked
         request_id_headers=(b"x-request-id", b"x-kong-request-id", b"cf-ray"),  # uncertain: they vary
     ),
     Service(

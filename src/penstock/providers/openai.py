@@ -18,31 +18,21 @@ from penstock.providers import delays, error_kinds
 from penstock.providers.catalog import OPENAI_FINISH_REASONS, Service
 from penstock.providers.endpoint import Endpoint, endpoint_of, headers_of
 from penstock.providers.error_bodies import ErrorBody, one_line, read_error
-from penstock.records import FinishReason, HttpAnswer, HttpCall, Request, Response, Told, ToolCall, Usage
+from penstock.providers.messages import Message, content_parts, first_text, told_reason, tool_calls_of, usage_of
+from penstock.providers.streams import StreamDecoder
+from penstock.records import FinishReason, HttpAnswer, HttpCall, Request, Response, Told
 
 _KINDS_WORTH_A_WAIT = frozenset({"rate_limited", "overloaded", "server_error"})
 
-# A row that asks for a stream would be answered, and billed, in a form that `decode` cannot read.
+# How an answer is asked for is ours to say: `decode` could not read a stream that was billed.
 _WHOLE_ANSWERS_ONLY = frozenset({"stream", "stream_options"})
 
 # Shorter than any real key: replacing it would garble messages (`x` is a usual stand-in for Ollama).
 _SHORTEST_SECRET = 6
 
-# No answer has more; larger numbers are nonsense that would overflow what counts them.
-_MOST_TOKENS = 10**12
-
-
-class _Message(msgspec.Struct):
-    content: str | list[Any] | None = None
-    refusal: Any = None
-    tool_calls: Any = None
-    function_call: Any = None
-    reasoning_content: Any = None
-    reasoning: Any = None
-
 
 class _Choice(msgspec.Struct):
-    message: _Message | None = None
+    message: Message | None = None
     finish_reason: str | None = None
     error: Any = None
 
@@ -53,6 +43,9 @@ class _Completion(msgspec.Struct):
     usage: Any = None
     error: Any = None
 
+
+_STREAM = b',"stream":true}'
+_STREAM_WITH_USAGE = b',"stream":true,"stream_options":{"include_usage":true}}'
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(_Completion)
@@ -98,6 +91,18 @@ class ChatCompletions:
         """The HTTP call that carries a body; `model` matters only where it stands in the URL."""
         return HttpCall(self._endpoint.url(model), self._headers, body)
 
+    def stream_call(self, body: bytes, model: str) -> HttpCall:
+        """The HTTP call that asks for the answer to a body of `encode` as a stream, with its usage where that is known.
+
+        The body itself stays what identity is taken of: a streamed answer is one to the same request.
+        """
+        asked = _STREAM_WITH_USAGE if self._service.stream_options else _STREAM
+        return self.call(body.removesuffix(b"}") + asked, model)
+
+    def decoder(self, status: int, headers: list[tuple[bytes, bytes]], wall: float) -> StreamDecoder:
+        """What reads the answer to a `stream_call`, of any status; made once its head is there, for that one answer."""
+        return StreamDecoder(self, self._service, HttpAnswer(status, headers, b""), wall)
+
     def limits(self, answer: HttpAnswer, wall: float) -> dict[str, Told]:
         """What an answer of any status tells of the account's limits, by the budget's name."""
         return delays.limits_of(self._service.name, answer, wall)
@@ -111,6 +116,19 @@ class ChatCompletions:
         except (ValueError, RecursionError) as cause:  # not JSON, not UTF-8, of another form, or nested too deep
             raise self._failure_in_success(answer, wall) from cause
 
+    def finish_reason(self, sent: str) -> FinishReason:
+        """The reason in our words; `other` for one that is new to us."""
+        return self._finish_reasons.get(sent, "other")
+
+    def failure_in_stream(self, event: HttpAnswer, wall: float, *, begun: bool) -> RequestError:
+        """The error of an event that is no piece of an answer, its data as the body; `begun` where some had come."""
+        return self._failure_in_success(event, wall, begun=begun)
+
+    def unusable_stream(self, answer: HttpAnswer, wall: float, kind: Kind, reason: str) -> RequestError:
+        """The error of a stream that cannot become an answer, for a reason of its own and not of an event."""
+        message = f"{self._service.name} answered {answer.status} with {reason}; it may be billed"
+        return self._error(answer, wall, ErrorBody(""), kind, message, maybe_billed=True)
+
     def revive(self, body: bytes) -> Response:
         """The response of a body that `decode` once accepted; its `request_id`, which stood in a header, is None."""
         return self.decode(HttpAnswer(200, [], body), 0.0)
@@ -119,22 +137,20 @@ class ChatCompletions:
         choice = completion.choices[0] if completion.choices else None
         if choice is None or completion.error or choice.error:
             raise self._failure_in_success(answer, wall, choice)
-        message = choice.message or _Message()
+        message = choice.message or Message()
         content = message.content
-        text, thoughts = (content, "") if isinstance(content, str) else _parts(content)
-        calls = _tool_calls(message) if message.tool_calls or message.function_call else ()
+        text, thoughts = (content, "") if isinstance(content, str) else content_parts(content)
+        calls = tool_calls_of(message) if message.tool_calls or message.function_call else ()
         refusal = message.refusal if isinstance(message.refusal, str) else ""
         reason = self._finish_reason(choice, has_content=bool(text or calls or refusal))
         if reason is None or reason == "error" or (choice.message is None and reason != "content_filter"):
             raise self._failure_in_success(answer, wall, choice)
-        if calls and reason == "stop":
-            reason = "tool_calls"  # a forced call ends with `stop`
         return Response(
             text=refusal or text,
-            finish_reason="refusal" if refusal else reason,
+            finish_reason=told_reason(reason, has_calls=bool(calls), has_refusal=bool(refusal)),
             model=completion.model if isinstance(completion.model, str) else "",
-            usage=_usage(completion.usage),
-            reasoning=_first_text(message.reasoning_content, message.reasoning) or thoughts,
+            usage=usage_of(completion.usage),
+            reasoning=first_text(message.reasoning_content, message.reasoning) or thoughts,
             tool_calls=calls,
             request_id=self._request_id(answer.headers),
             raw=answer.body,
@@ -143,7 +159,7 @@ class ChatCompletions:
     def _finish_reason(self, choice: _Choice, *, has_content: bool) -> FinishReason | None:
         """The reason in our words; None where the generation did not end."""
         if choice.finish_reason:
-            return self._finish_reasons.get(choice.finish_reason, "other")
+            return self.finish_reason(choice.finish_reason)
         return "other" if self._service.finish_reason_optional and has_content else None
 
     def _request_id(self, headers: list[tuple[bytes, bytes]]) -> str | None:
@@ -172,7 +188,9 @@ class ChatCompletions:
         message = f"{self._service.name} answered {answer.status}: {self._told(error) or 'no reason given'}"
         return self._error(answer, wall, error, kind, message + self._advice(kind))
 
-    def _failure_in_success(self, answer: HttpAnswer, wall: float, choice: _Choice | None = None) -> RequestError:
+    def _failure_in_success(
+        self, answer: HttpAnswer, wall: float, choice: _Choice | None = None, *, begun: bool = False
+    ) -> RequestError:
         """The error of a 2xx that is no answer: an error body, a choice given up, or nothing that can be read."""
         error = read_error(answer.body)
         if not error.reported and choice is not None and choice.error:
@@ -180,8 +198,8 @@ class ChatCompletions:
         name, status = self._service.name, answer.status
         if error.reported:
             message = f"{name} answered {status} with an error in it: {self._told(error) or 'no reason given'}"
-            kind = error_kinds.kind_in_success(name, error)
-            return self._error(answer, wall, error, kind, message + self._advice(kind), maybe_billed=choice is not None)
+            kind, begun = error_kinds.kind_in_success(name, error), begun or choice is not None
+            return self._error(answer, wall, error, kind, message + self._advice(kind), maybe_billed=begun)
         kind, reason = self._why_useless(choice, error)
         return self._error(answer, wall, error, kind, f"{name} answered {status} with {reason}", maybe_billed=True)
 
@@ -241,60 +259,3 @@ def chat_completions(
     return ChatCompletions(
         service, endpoint_of(service, base_url), headers_of(service, api_key, headers or {}), api_key or ""
     )
-
-
-def _parts(content: list[Any] | None) -> tuple[str, str]:
-    """Text and thoughts of content that comes as an array of parts, as Mistral's does."""
-    texts, thoughts = [], []
-    for part in content or ():
-        if isinstance(part, str):
-            texts.append(part)
-        elif isinstance(part, dict):
-            texts.append(_first_text(part.get("text")))
-            thinking = part.get("thinking")
-            thoughts.append(_parts(thinking)[0] if isinstance(thinking, list) else _first_text(thinking))
-    return "".join(texts), "".join(thoughts)
-
-
-def _tool_calls(message: _Message) -> tuple[ToolCall, ...]:
-    calls = message.tool_calls if isinstance(message.tool_calls, list) else []
-    if not calls and isinstance(message.function_call, dict):  # the form before tools
-        calls = [{"function": message.function_call}]
-    return tuple(_tool_call(call) for call in calls if isinstance(call, dict))
-
-
-def _tool_call(call: dict[str, Any]) -> ToolCall:
-    function = call.get("function") or call.get("custom")
-    function = function if isinstance(function, dict) else {}
-    arguments = function.get("arguments", function.get("input", ""))
-    if not isinstance(arguments, str):
-        arguments = _ENCODER.encode(arguments).decode()
-    return ToolCall(id=_first_text(call.get("id")), name=_first_text(function.get("name")), arguments=arguments)
-
-
-def _first_text(*values: Any) -> str:
-    return next((value for value in values if value and isinstance(value, str)), "")
-
-
-def _usage(usage: Any) -> Usage | None:
-    """Cached tokens are part of the input, reasoning tokens of the output; DeepSeek counts hits at the top level."""
-    if not isinstance(usage, dict) or not ("prompt_tokens" in usage or "completion_tokens" in usage):
-        return None
-    of_prompt, of_completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    cached = of_prompt.get("cached_tokens") if isinstance(of_prompt, dict) else None
-    reasoning = of_completion.get("reasoning_tokens") if isinstance(of_completion, dict) else None
-    return Usage(
-        _count(usage.get("prompt_tokens")),
-        _count(usage.get("completion_tokens")),
-        _count(cached if cached is not None else usage.get("prompt_cache_hit_tokens")),
-        _count(reasoning),
-    )
-
-
-def _count(value: Any) -> int:
-    """A number of tokens, which some servers write as a float or as text; 0 for what is none."""
-    if isinstance(value, str):
-        value = int(value) if value.isdecimal() and len(value) < 16 else 0
-    if type(value) is float:
-        value = int(value) if value.is_integer() else 0
-    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else 0

@@ -55,6 +55,11 @@ class Hedging:
         self.hedged += 1
         return True
 
+    def give_back(self) -> None:
+        """The second send was not needed: it never went out."""
+        self._credit += 1.0
+        self.hedged -= 1
+
     def statistics(self) -> dict[str, float]:
         """Requests hedged, and the threshold in seconds once it is known."""
         known = self.after()

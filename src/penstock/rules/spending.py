@@ -16,12 +16,17 @@ Price = Callable[[str, Usage], "float | None"]
 
 
 class Spending:
-    """A sum in US dollars that a run may spend, `spent` of it by earlier sessions."""
+    """A sum in US dollars that a run may spend, `spent` of it by earlier sessions.
 
-    def __init__(self, most: float, price: Price, spent: float = 0.0) -> None:
+    `unknown_sends` of theirs may have been billed without an answer; each counts as the next request at its upper end.
+    """
+
+    def __init__(self, most: float, price: Price, spent: float = 0.0, unknown_sends: int = 0) -> None:
         self.most = most
         self.spent = spent
         self.reserved = 0.0
+        self.under_way = 0
+        self._unknown_sends = unknown_sends
         self.price = price
         self.unpriced: str | None = None
         """A model that was asked for and whose price is unknown."""
@@ -35,14 +40,17 @@ class Spending:
         if cost is None:
             self.unpriced = model
             return None
-        if self.spent + self.reserved + cost > self.most:
+        if self.spent + self.reserved + cost * (1 + self._unknown_sends) > self.most:
             return None
         self.reserved += cost
+        self.under_way += 1
         return cost
 
     def settle(self, reserved: float, cost: float | None) -> None:
         """A request is over: it cost so much; None: it may have cost all that was reserved."""
-        self.reserved = max(0.0, self.reserved - reserved)
+        self.under_way -= 1
+        # Sums of floats leave a residue; with nothing under way nothing is set aside.
+        self.reserved = max(0.0, self.reserved - reserved) if self.under_way else 0.0
         self.spent += reserved if cost is None else cost
 
     def statistics(self) -> dict[str, float]:

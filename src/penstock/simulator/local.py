@@ -6,11 +6,14 @@ It waits on the clock that it is given and turns plans into answers and typed er
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from penstock.errors import BadAnswer, NoAnswer, NotSent
 from penstock.options import Timeouts
-from penstock.ports import Clock
+from penstock.ports import AnswerStream, Clock
 from penstock.records import HttpAnswer, HttpCall
 from penstock.simulator import answers
 from penstock.simulator.behaviour import Plan, Seconds, Settings, Simulator
@@ -49,6 +52,27 @@ class LocalTransport:
         finally:
             self.simulator.leave(self._clock.now(), plan, whole)
         return answer
+
+    @asynccontextmanager
+    async def stream(self, call: HttpCall, timeouts: Timeouts) -> AsyncIterator[AnswerStream]:
+        """The answer event by event, each at its time. Raises what `send` raises, on entering or while iterating."""
+        if call.method != "POST" or not urlsplit(call.url).path.endswith(_CHAT):
+            yield LocalStream(404, [answers.JSON], _pieces([(0.0, answers.NOT_FOUND)], self._clock))
+            return
+        plan = self.simulator.arrive(self._clock.now(), call.body, _key(call))
+        whole = False
+        try:
+            if plan.chunks is None or plan.fault not in (None, "truncate"):
+                answer = await self._deliver(plan, timeouts)
+                yield LocalStream(answer.status, answer.headers, _pieces([(0.0, answer.body)], self._clock))
+            else:
+                await self._clock.sleep(plan.delay)
+                events = [(0.0, plan.chunks[0][1]), *plan.chunks[1:]]
+                cut = events if plan.fault is None else events[: len(events) // 2]
+                yield LocalStream(plan.status, plan.headers, _pieces(cut, self._clock, cut_off=plan.fault is not None))
+            whole = True
+        finally:
+            self.simulator.leave(self._clock.now(), plan, whole)
 
     async def _deliver(self, plan: Plan, timeouts: Timeouts) -> HttpAnswer:
         if plan.fault == "refused":
@@ -95,6 +119,26 @@ def _too_late(name: str) -> NoAnswer:
 
 def _or_never(seconds: float | None) -> float:
     return float("inf") if seconds is None else seconds
+
+
+class LocalStream(NamedTuple):
+    """`ports.AnswerStream` of a plan."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    pieces: AsyncIterator[bytes]
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self.pieces
+
+
+async def _pieces(events: list[tuple[float, bytes]], clock: Clock, *, cut_off: bool = False) -> AsyncIterator[bytes]:
+    for pause, event in events:
+        if pause:
+            await clock.sleep(pause)
+        yield event
+    if cut_off:
+        raise BadAnswer("truncated", "the answer was cut off", maybe_billed=True)
 
 
 def _end(plan: Plan, pauses: list[float], timeouts: Timeouts, queued: float) -> tuple[float, str]:
