@@ -10,9 +10,6 @@ DEV_STAMP := .venv/dev-$(shell cksum $(DEV) requirements/uv.txt pyproject.toml |
 INSTALL := $(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-# Tests that cut, kill, damage and cancel have worker processes of their own: what they do to one must not reach the others.
-HARSH := tests/durability tests/endings tests/fuzz tests/security
-
 # Seconds after which a slow proof counts as hung; a test of `make test` does after the two minutes of pyproject.toml.
 LONG := 3000
 
@@ -40,8 +37,7 @@ demo: $(CORE_STAMP)  ## the main job on text that every Python carries; no key, 
 	$(BIN)/penstock demo
 
 test: $(DEV_STAMP) lint types  ## lint, types, import contracts and all fast tests
-	$(BIN)/pytest -n auto --dist worksteal -m "not conformance" $(addprefix --ignore=,$(HARSH))
-	$(BIN)/pytest -n auto --dist worksteal -m "not conformance" $(HARSH)
+	$(BIN)/pytest -n auto --dist worksteal -m "not conformance"
 
 conformance: $(DEV_STAMP)  ## the slow proofs: a million rows, real clients and servers in environments of their own
 	$(BIN)/pytest --timeout $(LONG) -m conformance

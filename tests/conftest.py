@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from penstock.testing import no_network
-from tests.simulation.summary import pytest_terminal_summary as pytest_terminal_summary
+from tests.simulation.summary import pytest_terminal_summary
+
+__all__ = ["pytest_terminal_summary"]  # a hook: pytest finds it here by its name
 
 PRIVATE = ("_API_KEY", "_BASE_URL", "_ENDPOINT", "_PROXY", "_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "PENSTOCK_")
 

@@ -328,7 +328,10 @@ class Client:
         """Raises `UsageError` where a sum is no sum, or is set and the model's price is unknown. May load the prices."""
         positive(max_cost=max_cost)
         if max_cost is not None and self._prices.cost(self.model, Usage(input_tokens=1, output_tokens=1)) is None:
-            raise UsageError(f"max_cost cannot be kept: the price of {self.model!r} is not known")
+            raise UsageError(
+                f"--max-cost (max_cost) cannot be kept: the price of {self.model!r} is not known; leave it out or choose "
+                "a model with a known price"
+            )
 
     async def _load_prices(self) -> None:
         """They take about a second to load: before the run and in a thread, not in the middle of it."""

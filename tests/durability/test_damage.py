@@ -87,18 +87,19 @@ async def test_no_damage_gives_out_a_wrong_row_or_hides_a_lost_one(kind: str, sh
 
 @contextmanager
 def _patience() -> Iterator[None]:
-    """An endless loop becomes a failure that names its state."""
+    """An endless loop becomes a failure that names its state. The timer that pytest-timeout may have set goes on afterwards."""
 
     def give_up(*_: object) -> None:
         pytest.fail("the ledger is read in circles")
 
     before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(PATIENCE_SECONDS)
+    left, _ = signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, left)
 
 
 async def _check(path: Path, damage: Damage) -> None:

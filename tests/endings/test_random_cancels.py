@@ -18,6 +18,7 @@ from tests.kit.rows import VirtualClient, collect, prompts, tasks_left
 CANCELS = int(os.environ.get("PENSTOCK_CANCELS", "5000"))
 ROUNDS = 5
 AT_ONCE = 25
+NEXT_REQUESTS = 200
 WORLD = Settings(latency=0.4, faults=Faults(error_500=0.1, reset=0.05, stall=0.02, throttle=0.02, truncate=0.03))
 
 
@@ -63,3 +64,23 @@ def test_thousands_of_cancellations_leave_nothing(round_number: int) -> None:
             assert client.clock.now() - began <= 1.0
 
     run(main(), seed=SEED + round_number)
+
+
+@pytest.mark.parametrize("limits", [None, Limits(requests_per_minute=6_000)], ids=["unlimited", "limited"])
+def test_the_next_request_after_a_cancellation_is_answered_within_a_second(limits: Limits | None) -> None:
+    """Nobody asked us to wait: what was cancelled holds no slot, no budget and no place in a queue, hundreds of times."""
+
+    async def main() -> None:
+        chance = Random(SEED)
+        async with VirtualClient(Settings(latency=0.4), max_concurrency=10, limits=limits) as client:
+            for number in range(NEXT_REQUESTS):
+                works = [asyncio.ensure_future(busy_work(client, chance, f" {number}.{n}")) for n in range(AT_ONCE)]
+                await client.clock.sleep(chance.uniform(0, 0.8))
+                for work in works:
+                    work.cancel()
+                began = client.clock.now()
+                assert (await client.generate(f"next {number}")).text == expected_text(f"next {number}")
+                assert client.clock.now() - began <= 1.0
+                await asyncio.gather(*works, return_exceptions=True)
+
+    run(main(), seed=SEED)

@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 
 import msgspec
+import pytest
 
 from penstock.simulator.behaviour import Settings, Spread, prompt_digest
 from tests.journeys.recording import RecordingProvider, recording
@@ -108,6 +109,7 @@ def _check_death(session: Session, before: set[int]) -> None:
     assert max(session.arrived.values()) == 1, "one sitting sent a row twice, though nothing failed"
 
 
+@pytest.mark.timeout(600)
 def test_kills_lose_no_answer_and_pay_for_none_twice_unseen(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

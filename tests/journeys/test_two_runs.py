@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from penstock.simulator.behaviour import expected_text
+from tests.kit.disk import without_privilege
 from tests.kit.journey import (
     PATIENCE_SECONDS,
     answered_rows,
@@ -98,15 +98,6 @@ def test_results_are_whole_while_the_run_is_under_way_and_disturb_nothing(tmp_pa
     assert wrong_lines(output, ROWS) == []
 
 
-def _without_privilege() -> list[str]:
-    """Starts a command for which the permissions of files count, also where these tests are run by root."""
-    if os.geteuid() != 0:
-        return []
-    if shutil.which("setpriv") is None:
-        pytest.skip("run by root, and without setpriv no folder is read-only for root")
-    return ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
-
-
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_read_only_folder_is_refused_before_anything_is_sent(tmp_path: Path, begun: bool) -> None:
     """Exit 2 that names the folder, also where a run had begun there; once it is writable the run goes on."""
@@ -124,7 +115,7 @@ def test_a_read_only_folder_is_refused_before_anything_is_sent(tmp_path: Path, b
         folder.chmod(0o555)
         try:
             refused = subprocess.run(
-                [*_without_privilege(), *command(*run)],
+                [*without_privilege(), *command(*run)],
                 capture_output=True,
                 text=True,
                 timeout=PATIENCE_SECONDS,

@@ -21,8 +21,11 @@ import pytest
 SOURCE = Path(__file__).with_name("disk_shim.c")
 HEAD = struct.Struct("<IIQQII")
 WRITE, TRUNCATE, SYNC, CREATE, RENAME, UNLINK, MARK = range(1, 8)
-EIO_ONCE, FULL_FROM_THEN_ON, SHORT_THEN_FULL, EIO_FROM_THEN_ON = range(1, 5)
-"""How calls fail: the numbers of `enum fault`."""
+EIO_ONCE, FULL_FROM_THEN_ON, SHORT_THEN_FULL, EIO_FROM_THEN_ON, KILLED = range(1, 6)
+"""How calls fail that change something, or that the process dies before one: the numbers of `enum fault`."""
+
+EIO_READING_ONCE, EIO_READING_FROM_THEN_ON = range(6, 8)
+"""How calls fail that read; where one of these is set, only such calls are counted."""
 
 SECTOR_BYTES = 512
 FOLDER = -1
@@ -43,6 +46,15 @@ def built_shim(folder: Path) -> Path:
     done = subprocess.run(compilation, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return library
+
+
+def without_privilege() -> list[str]:
+    """Starts a command for which the permissions of files count, also where these tests are run by root."""
+    if os.geteuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("run by root, and without setpriv no folder is read-only for root")
+    return ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
 
 
 class Shim:

@@ -2,14 +2,16 @@
  * What a process does to the files of one folder: recorded in order, and failing on demand.
  *
  * Preloaded (LD_PRELOAD). Does nothing until disk_watch() names a folder; tests call it, disk_mark() and disk_fail() by
- * ctypes. Calls are counted from 1 over all files of the folder. A file is known by its inode, so that a rename keeps its
- * history. Stores to mapped files are not seen.
+ * ctypes. Calls are counted from 1 over all files of the folder: those that read if the fault is one of reading, else those
+ * that change something. A file is known by its inode, so that a rename keeps its history. Stores to mapped files are not
+ * seen.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -19,7 +21,7 @@
 #include <unistd.h>
 
 enum kind { WRITE = 1, TRUNCATE, SYNC, CREATE, RENAME, UNLINK, MARK };
-enum fault { NONE, EIO_ONCE, ENOSPC_FROM_THEN_ON, SHORT_THEN_ENOSPC, EIO_FROM_THEN_ON };
+enum fault { NONE, EIO_ONCE, ENOSPC_FROM_THEN_ON, SHORT_THEN_ENOSPC, EIO_FROM_THEN_ON, KILLED, EIO_READING_ONCE, EIO_READING_FROM_THEN_ON };
 
 struct head {
     uint32_t kind, error;
@@ -114,10 +116,14 @@ static uint64_t inode_of(int descriptor)
 /* What becomes of this call: 0, an errno, or -1 for a short write. */
 static int trouble(int is_write, int takes_room)
 {
+    if (fault >= EIO_READING_ONCE)
+        return 0;
     calls++;
     if (fault == NONE || fail_at == 0 || calls < fail_at)
         return 0;
     int first = calls == fail_at;
+    if (fault == KILLED)
+        raise(SIGKILL);
     if (fault == EIO_ONCE)
         return first ? EIO : 0;
     if (fault == EIO_FROM_THEN_ON)
@@ -125,6 +131,19 @@ static int trouble(int is_write, int takes_room)
     if (fault == SHORT_THEN_ENOSPC && first && is_write)
         return -1;
     return takes_room ? ENOSPC : 0;
+}
+
+static int reading_trouble(void)
+{
+    if (fault < EIO_READING_ONCE)
+        return 0;
+    pthread_mutex_lock(&one_at_a_time);
+    calls++;
+    int wrong = calls == fail_at || (fault == EIO_READING_FROM_THEN_ON && fail_at > 0 && calls > fail_at);
+    pthread_mutex_unlock(&one_at_a_time);
+    if (wrong)
+        errno = EIO;
+    return wrong;
 }
 
 #define REAL(name) __typeof__(name) *real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
@@ -173,6 +192,25 @@ ssize_t write(int fd, const void *data, size_t bytes)
         return real(fd, data, bytes);
     off64_t at = lseek64(fd, 0, (fcntl(fd, F_GETFL) & O_APPEND) ? SEEK_END : SEEK_CUR);
     return written(fd, data, bytes, at, name, plain);
+}
+
+ssize_t pread64(int fd, void *data, size_t bytes, off64_t offset)
+{
+    REAL(pread64);
+    ENTER;
+    return name && reading_trouble() ? -1 : real(fd, data, bytes, offset);
+}
+
+ssize_t pread(int fd, void *data, size_t bytes, off_t offset)
+{
+    return pread64(fd, data, bytes, offset);
+}
+
+ssize_t read(int fd, void *data, size_t bytes)
+{
+    REAL(read);
+    ENTER;
+    return name && reading_trouble() ? -1 : real(fd, data, bytes);
 }
 
 int ftruncate64(int fd, off64_t bytes)

@@ -110,7 +110,12 @@ def test_what_a_request_has_cost_by_the_usage_that_came_back(
     name: str, recorded: dict[str, Any], inputs: float, outputs: float
 ) -> None:
     rule = charge_rule(*MODELS[name])
-    assert rule.after(rule.before(ONE), usage_of(recorded)) == Charge(1, inputs + outputs, inputs, outputs)
+    assert rule.after(usage_of(recorded), ONE.most_output) == Charge(1, inputs + outputs, inputs, outputs)
+
+
+def test_what_no_request_named_was_never_reserved() -> None:
+    rule = CHARGE_RULES["openai"]
+    assert rule.after(usage_of(PLAIN), None) == Charge(1, 1_117 + 209, 1_117, 209)
 
 
 @pytest.mark.parametrize("model", ["us.anthropic.claude-opus-4-1-20250805-v1:0", "anthropic.claude-sonnet-4-v1:0"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from penstock.records import Usage
 from penstock.rules.charges import Estimate
-from penstock.rules.estimate import CAUTION, SCRIPTS, Estimator, script_of
+from penstock.rules.estimate import LOW, SCRIPTS, Estimator, script_of
 
 ENVELOPE = '{"model":"gpt-5-mini","messages":[{"role":"user","content":"%s"}]}'
 SIGMA = 0.2
@@ -149,7 +149,7 @@ def test_lower_estimate_and_upper_are_in_that_order(seen: list[tuple[int, int, i
     lower, upper = estimator.lower(estimate), estimator.upper(estimate)
     assert lower.input_tokens <= estimate.input_tokens <= upper.input_tokens
     assert lower.output_tokens <= estimate.output_tokens
-    assert estimate.input_tokens <= CAUTION * lower.input_tokens * (1 + 1e-9)
+    assert estimate.input_tokens <= LOW * lower.input_tokens * (1 + 1e-9)
 
 
 def test_what_was_learned_can_be_told() -> None:

@@ -70,19 +70,19 @@ def test_without_a_capacity_nothing_waits_but_what_was_spent_is_remembered() -> 
     window = Window(math.inf, 60.0)
     window.take(0.0, 50.0)
     assert window.ready_at(0.0, 1e9) <= 0.0
-    window.resize(60.0)
+    window.capacity = 60.0
     assert window.used == 50.0
     assert window.ready_at(1.0, 20.0) > 59.0
 
 
-@pytest.mark.parametrize(("capacity", "used"), [(50.0, 40.0), (100.0, 80.0), (200.0, 80.0)])
-def test_a_smaller_capacity_shrinks_what_was_spent_and_a_larger_one_does_not(capacity: float, used: float) -> None:
+def test_what_was_spent_shrinks_with_a_limit_that_falls() -> None:
     window = Window(100.0, 60.0)
     window.take(0.0, 80.0)
-    window.resize(capacity)
-    assert window.used == pytest.approx(used)
-    assert window.ready_at(0.0, capacity - used) <= 0.0
-    assert window.ready_at(0.0, capacity - used + 1.0) > 0.0
+    window.scale(0.5)
+    window.capacity = 50.0
+    assert window.used == pytest.approx(40.0)
+    assert window.ready_at(0.0, 10.0) <= 0.0
+    assert window.ready_at(0.0, 11.0) > 0.0
 
 
 @settings(deadline=None)
@@ -131,7 +131,8 @@ def test_after_a_change_of_capacity_what_was_spent_is_forgotten_and_given_back_i
     window = Window(100.0, 60.0)
     window.take(0.0, 40.0)
     window.take(30.0, 40.0)
-    window.resize(50.0)
+    window.scale(0.5)
+    window.capacity = 50.0
     window.settle(0.0, -40.0)
     assert window.used == pytest.approx(20.0)
     assert window.ready_at(61.0, 30.0) <= 61.0

@@ -27,7 +27,7 @@ def _trials() -> Iterator[ParameterSet]:
             yield pytest.param(name, seed, marks=[pytest.mark.conformance] if slow else [])
 
 
-@pytest.mark.parametrize(("name", "seed"), _trials())
+@pytest.mark.parametrize(("name", "seed"), list(_trials()))
 def test_the_figures_hold(name: str, seed: int, record_property: Callable[[str, object], None]) -> None:
     """Use of the limit, throttles, recovery, sends and waits obeyed are what the model asks for, and every row is answered."""
     found = audit(MODELS[name], seed)

@@ -50,6 +50,11 @@ class Signals:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
 
+    def hear_no_more(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give the signals back: on a closed loop uvloop's handler would swallow the next Ctrl-C."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
     def _on_signal(self, number: signal.Signals) -> None:
         self.received = self.received or number
         self._count += 1
@@ -113,6 +118,7 @@ async def _session(prepared: jobs.Prepared, client: Client, telling: Telling) ->
     finished = stopped is None
     click.echo(account(summary, tally, prepared.job.output if finished else None), err=True)
     _write_summary(telling.summary, summary)
+    signals.hear_no_more(asyncio.get_running_loop())
     return _status(summary, stopped, signals.received)
 
 
@@ -143,7 +149,8 @@ def _write_summary(path: str | None, summary: Summary) -> None:
     try:
         Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
     except OSError as error:
-        raise RunStopped("disk", f"--summary {path} cannot be written: {error.strerror}") from error
+        reason = f"--summary {path} cannot be written: {error.strerror}; mend that and run the same command again"
+        raise RunStopped("disk", reason) from error
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:

@@ -191,9 +191,10 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         if queue.concurrency is not None:
             tokens = usage.output_tokens if usage is not None else None
             queue.concurrency.answered(now, queue.in_flight, now - ticket.at, tokens, passage.outcome.first_token_s)
+            queue.concurrency.over(now - ticket.at)
         if usage is not None and (governor.counts_tokens or self.scope.spending is not None):
             queue.estimator.learn(passage.ask.body_bytes, passage.ask.script, usage)
-            governor.settle(now, ticket.at, ticket.charge, governor.rule.after(ticket.charge, usage))
+            governor.settle(now, ticket.at, ticket.charge, governor.rule.after(usage, passage.ask.most_output))
         if self.scope.spending is not None:
             price = self.scope.spending.price
             self._pay(ticket, price(queue.model, usage) if usage is not None else None)
@@ -206,6 +207,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         now, random = self.account.clock.now(), self.account.clock.random()
         breaker, queue = self.account.gate.breaker, passage.queue
         passage.last_error = error
+        if queue.concurrency is not None:
+            queue.concurrency.over(now - ticket.at)
         passage.outcome.ambiguous += error.maybe_billed
         match TREATMENT[error.kind]:
             case "throttle":

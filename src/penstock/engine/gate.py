@@ -98,11 +98,12 @@ class Queue:
         """What it will be charged at least: an estimate that errs on the high side must not condemn a request."""
         return self.governor.rule.before(self.estimator.lower(self.estimator.estimate(*ask)))
 
-    @property
-    def full(self) -> bool:
-        """True where no limit says how many may go, and the engine behind has shown that more would not help."""
+    def full_until(self, now: float) -> float:
+        """Until when no more may go, where no limit says how many and the engine behind has shown that more would not help."""
         rule = self.concurrency
-        return rule is not None and self.in_flight >= rule.allowed and not self.governor.knows_rate
+        if rule is None or self.governor.knows_rate:
+            return now
+        return rule.full_until(now, self.in_flight)
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -246,9 +247,11 @@ class Gate:
     def _admit(self, queue: Queue, ask: Ask, scope: Scope) -> Ticket | float:
         """Slot, budgets and money; or until when to wait (for ever, where a `leave` will tell)."""
         queue.binding, queue.known_changes = "", -1
-        if self._free <= 0 or queue.full:
+        if self._free <= 0:
             return FOR_EVER
         now = self._clock.now()
+        if (until := queue.full_until(now)) > now:
+            return until
         if self.breaker.open and (probe_at := self.breaker.ready_at()) > now:
             queue.binding, queue.until = "the provider to recover", probe_at
             return probe_at

@@ -145,6 +145,18 @@ _SERVICES = (
         request_id_headers=(b"x-generation-id", b"x-request-id"),
     ),
     Service(
+        name="cerebras",
+        base_url="https://api.cerebras.ai/v1",
+        key_variables=("CEREBRAS_API_KEY",),
+        renamed=_TO_COMPLETION_TOKENS,
+    ),
+    Service(
+        name="bedrock",  # its OpenAI-compatible endpoint; the address has the region in it
+        base_url=None,
+        key_variables=("AWS_BEARER_TOKEN_BEDROCK",),
+        renamed=_TO_COMPLETION_TOKENS,
+    ),
+    Service(
         name="deepseek",
         base_url="https://api.deepseek.com",
         key_variables=("DEEPSEEK_API_KEY",),

@@ -90,13 +90,10 @@ class Window:
         self._cells[cell] = self._cells.get(cell, 0.0) + cost
         self.used += cost
 
-    def resize(self, capacity: float) -> None:
-        """Go on with another capacity. A smaller one is held to be judged by rate: what was spent shrinks with it."""
-        if capacity < self.capacity < math.inf:
-            share = capacity / self.capacity
-            self._cells = {cell: units * share for cell, units in self._cells.items()}
-            self.used *= share
-        self.capacity = capacity
+    def scale(self, share: float) -> None:
+        """The limit became this share of what it was, and is held to be judged by rate: what was spent shrinks with it."""
+        self._cells = {cell: units * share for cell, units in self._cells.items()}
+        self.used *= share
 
     def settle(self, at: float, difference: float) -> None:
         """Correct what was spent at `at`; nothing is owed for what is forgotten."""

@@ -117,9 +117,12 @@ class Budget:
             return
         self._heard_at = sent_at
         if told.limit and told.limit != self._told:
+            before = self.limit
             if self._told is not None:
                 self._headroom.limit_changed(now)
             self._told = told.limit
+            if before is not None and told.limit < before:
+                self._window.scale(told.limit / before)
         if self._told is not None and told.remaining is not None:
             if self._period == DAY:
                 self._hear_of_the_day(now, self._told - told.remaining)
@@ -158,7 +161,7 @@ class Budget:
         if limit is None:
             return
         allowed = limit * self._share * (1.0 - self._margin)
-        self._window.resize(math.inf if bursts else allowed)
+        self._window.capacity = math.inf if bursts else allowed
         if self._period != MINUTE:
             return
         rate = allowed / self._period * self._ramp

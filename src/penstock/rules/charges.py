@@ -82,11 +82,13 @@ class ChargeRule(msgspec.Struct, frozen=True, kw_only=True):
             output = min(output, estimate.most_output)
         return _charge(estimate.input_tokens, output * self.output_weight)
 
-    def after(self, reserved: Charge, usage: Usage) -> Charge:
-        """What it has cost in the end, by the usage that came back."""
+    def after(self, usage: Usage, most_output: int | None) -> Charge:
+        """What it has cost in the end, by the usage that came back and the limit that the request named."""
+        output = usage.output_tokens
+        if not self.gives_back and most_output is not None:
+            output = max(output, most_output)
         cached = usage.cached_tokens * (1.0 - self.cached_weight)
-        output = usage.output_tokens * self.output_weight
-        return _charge(usage.input_tokens - cached, output if self.gives_back else max(output, reserved.output_tokens))
+        return _charge(usage.input_tokens - cached, output * self.output_weight)
 
 
 def _charge(input_tokens: float, output_tokens: float) -> Charge:

@@ -74,6 +74,9 @@ BELOW_SHED = 0.95
 TOP_GROWTH = 1.05
 """After a refusal growth stops just below where it came, and each probe lifts that by a little."""
 
+STUCK_AFTER, STUCK_AFTER_S = 5.0, 0.1
+"""So many round trips without any answer say that what is in flight hangs: one more may go, and another as long again after."""
+
 SHORTEST_S, LONGEST_S = 1e-6, 86_400.0
 MOST_TOKENS = 1e9
 """Answers outside of these are mistakes of a clock or of a server, and are not learned from."""
@@ -128,15 +131,31 @@ class Concurrency:
         self._counts_tokens = self._upwards = False
         self._calm = True
         self._hold_rounds, self._rounds_held, self._held_since = 1, 0, -math.inf
-        self._round_trip_s = 0.0
+        self._round_trip_s, self._last_heard, self._stuck = 0.0, math.inf, 0
         self._cut_at, self._cuts = -math.inf, 0
         self._settling = 0
         self._clear()
 
     @property
     def allowed(self) -> int:
-        """How many may be in flight now, from 1 to `most`."""
+        """How many may be in flight now, from 1 to `most`, beside what hangs."""
         return self._allowed
+
+    def full_until(self, now: float, in_flight: int) -> float:
+        """Until when no more may go; `now` if one may. Where nothing comes back, what hangs is not counted for ever."""
+        if in_flight < self._allowed + self._stuck:
+            return now
+        at = self._last_heard + max(STUCK_AFTER * self._round_trip_s, STUCK_AFTER_S)
+        if now < at or in_flight >= self._most:
+            return at if in_flight < self._most else math.inf
+        self._stuck += 1
+        self._last_heard = now
+        return now
+
+    def over(self, took_s: float) -> None:
+        """An attempt is over, answered or not: one that took so long was held to be stuck, and is no more."""
+        if self._stuck and took_s > max(STUCK_AFTER * self._round_trip_s, STUCK_AFTER_S):
+            self._stuck -= 1
 
     def answered(
         self, now: float, in_flight: int, took_s: float, output_tokens: int | None, first_token_s: float | None = None
@@ -151,6 +170,7 @@ class Concurrency:
             work = output_tokens
         elif self._counts_tokens:
             return
+        self._last_heard = now
         self._round_trip_s += (took_s - self._round_trip_s) * (SMOOTHING if self._round_trip_s else 1.0)
         if self._phase is Phase.RAMP and in_flight >= SATURATED * self._allowed:
             self._allow(self._level + (1.0 if self._calm else RAMP_CAREFULLY))

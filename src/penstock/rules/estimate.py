@@ -24,6 +24,9 @@ SAMPLED_BYTES = 4_096
 
 UNSEEN_OUTPUT_TOKENS = 4_096.0
 SEEN_ENOUGH = 20
+LOW = 2.0
+"""A prompt is refused for its size only where half of its estimate is too large: else the provider decides."""
+
 HIGH = 1.25
 """The upper range of an answer's length: a quarter above the longest lately seen; before twenty answers, a long one."""
 
@@ -62,7 +65,7 @@ class Estimator:
 
     def lower(self, estimate: Estimate) -> Estimate:
         """What a request of that estimate will hardly fall short of."""
-        return Estimate(estimate.input_tokens / CAUTION, 0.0, estimate.most_output)
+        return Estimate(estimate.input_tokens / LOW, 0.0, estimate.most_output)
 
     def learn(self, body_bytes: int, script: int, usage: Usage) -> None:
         """Take in the usage of one answer."""

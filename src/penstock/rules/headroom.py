@@ -104,7 +104,7 @@ class Headroom:
 
     def throttled(self, now: float, plain: float) -> None:
         """The provider refused: what it told is believed again, and what was tried beyond the plain rate is not tried again."""
-        if self._bound != math.inf:
+        if self._disbelieved_since != -math.inf:
             self._disbelieved_since = now
         self._refused_burst = self._refused_burst or self.bursts
         since = now - self._cut_at

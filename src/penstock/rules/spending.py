@@ -61,9 +61,14 @@ class Spending:
 def overspent(spending: Spending) -> RunStopped:
     """The error that ends a run whose money is used up."""
     if spending.unpriced is not None:
-        return RunStopped("cost", f"--max-cost cannot be kept: the price of {spending.unpriced!r} is not known.")
+        return RunStopped(
+            "cost",
+            f"--max-cost cannot be kept: the price of {spending.unpriced!r}, which a row names, is not known. Take such rows "
+            "out, or run the same command without --max-cost: it goes on where it stopped.",
+        )
     return RunStopped(
         "cost",
         f"${spending.spent:.4f} of the ${spending.most:.4f} of --max-cost is spent, and the next request might exceed it. "
-        "Raise --max-cost and run the same command again: it goes on where it stopped.",
+        "Raise --max-cost and run the same command again: it goes on where it stopped. (A request counts by the longest "
+        "answer that it may have: --max-tokens makes that less.)",
     )

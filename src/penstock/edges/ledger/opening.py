@@ -9,16 +9,20 @@ import os
 import sqlite3
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
-from penstock.edges.ledger.salvage import salvage
-from penstock.edges.ledger.schema import APPLICATION, SCHEMA, VERSION, disk_trouble
+from penstock.edges.ledger.salvage import copy_with_first_page, salvage
+from penstock.edges.ledger.schema import APPLICATION, SCHEMA, VERSION
+from penstock.edges.ledger.slots import marks_in
+from penstock.edges.ledger.trouble import BLOCK_BYTES, disk_trouble, read_only, require_readable, sure_of_damage
 from penstock.errors import LedgerFailed, UsageError
 
 PRAGMAS = ("synchronous=FULL", "fullfsync=1", "checkpoint_fullfsync=1", "wal_autocheckpoint=4000")
 LOG = "-wal"
 COMPANIONS = (LOG, "-shm", "")
 """The files of one database; the database itself last, so that it is never without its log."""
-BLOCK_BYTES = 1 << 20
+BEGUN = ".begun"
+"""An empty file beside a ledger that was set aside, until the next one has its name: OUTPUT is not without its ledger then."""
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -27,34 +31,61 @@ def beside(path: Path, suffix: str) -> Path:
 
 
 def has_ledger(path: Path) -> bool:
-    """Whether a ledger of that name exists, be it in the middle of a swap."""
-    return path.exists() or beside(path, ".salvaged").exists()
+    """Whether a ledger of that name exists, be it in the middle of a swap, or set aside with the next one to begin."""
+    return any(beside(path, suffix).exists() for suffix in ("", ".salvaged", BEGUN))
 
 
-def open_ledger(path: Path) -> sqlite3.Connection:
-    """A connection to the ledger of that name, made if there is none.
+class Opened(NamedTuple):
+    """A ledger's connection, and what `replace_damaged` returned where nothing could be read of the file before."""
+
+    connection: sqlite3.Connection
+    damaged: Path | None = None
+    salvaged: int = 0
+
+
+class _Unreadable(UsageError):
+    """A file of which SQLite can make nothing: foreign, or a ledger that was damaged where it is read first."""
+
+
+def open_ledger(path: Path) -> Opened:
+    """The ledger of that name, made if there is none.
 
     Raises `UsageError` for a file that is no ledger, `LedgerFailed` where the disk refuses.
     """
     with disk_trouble(path):
         finish_swap(path)
         _write_log_again(beside(path, LOG))
-    connection = _open(path)
-    with disk_trouble(path):
-        sync_folder(path.parent)
-    return connection
+    try:
+        opened = Opened(_open(path))
+    except _Unreadable:
+        if not marks_in(beside(path, ".slots")).run:
+            raise
+        # The marks beside it say that it was a ledger.
+        with disk_trouble(path):
+            damaged, rows = replace_damaged(path)
+        opened = Opened(_open(path), damaged, rows)
+    try:
+        with disk_trouble(path):
+            sync_folder(path.parent)
+            beside(path, BEGUN).unlink(missing_ok=True)
+    except BaseException:
+        opened.connection.close()
+        raise
+    return opened
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    made_here = not path.exists()
     try:
         with disk_trouble(path):
-            if not path.exists():
+            if made_here:
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            return _connect(path)
+            return sure_of_damage(path, lambda: _connect(path))
     except LedgerFailed as failed:
         error = failed.__cause__
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-            raise UsageError(
+        foreign = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+        if foreign and not made_here:
+            raise _Unreadable(
                 f"{path} is not a ledger of Penstock, or is damaged ({error}): move it away, or start over with --fresh"
             ) from error
         raise
@@ -110,6 +141,8 @@ def move_aside(path: Path) -> Path | None:
         if not path.exists():
             return None
         _fold_log(path)
+        os.close(os.open(beside(path, BEGUN), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        sync_folder(path.parent)
         new = next(name for n in count(1) if not (name := beside(path, f".{n}")).exists())
         for suffix in (".slots", *COMPANIONS):
             _rename(beside(path, suffix), beside(new, suffix))
@@ -136,21 +169,44 @@ def replace_damaged(path: Path) -> tuple[Path, int]:
     Returns the name that the damaged file has now, and how many rows were salvaged. The new ledger is complete before
     either file is renamed, and a swap that was begun is finished at the next opening.
     """
-    part = beside(path, ".salvage-part")
-    for suffix in COMPANIONS:
-        beside(part, suffix).unlink(missing_ok=True)
+    part, copy = beside(path, ".salvage-part"), beside(path, ".salvage-copy")
+    _remove(part, copy)
     new = _open(part)
     try:
-        rows = salvage(path, new)
+        new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        source = path
+        if not _has_tables(path):
+            copy_with_first_page(path, part, copy)
+            source = copy
+        rows = salvage(source, new)
+        require_readable(path)  # a page that the disk did not give back is no damage: its rows may be whole
         new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         new.close()
+    _remove(copy)
     _sync_file(part)
     part.rename(beside(path, ".salvaged"))
     sync_folder(path.parent)
     damaged = finish_swap(path)
     assert damaged is not None
     return damaged, rows
+
+
+def _remove(*databases: Path) -> None:
+    for database in databases:
+        for suffix in COMPANIONS:
+            beside(database, suffix).unlink(missing_ok=True)
+
+
+def _has_tables(path: Path) -> bool:
+    try:
+        connection = read_only(path)
+        try:
+            return bool(connection.execute("SELECT count(*) FROM results WHERE position < 0").fetchall())
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError:
+        return False
 
 
 def finish_swap(path: Path) -> Path | None:

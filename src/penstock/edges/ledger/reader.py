@@ -1,15 +1,21 @@
-"""Reading a ledger beside the run that writes it: read-only, in short pages, so that the writer's log never grows for us."""
+"""Reading a ledger beside the run that writes it: read-only, in short pages, so that the writer's log never grows for us.
+
+It never makes a file, nor changes one: a ledger at rest, without a log, is read as an immutable file (so SQLite makes no log
+for it, and a read-only folder will do) for as long as it stays as it is; a run that begins meanwhile is noticed.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from penstock.edges.ledger.schema import APPLICATION, PAGE, disk_trouble, place, require_order, to_entry
+from penstock.edges.ledger.schema import APPLICATION, PAGE, place, require_order, to_entry
 from penstock.edges.ledger.slots import marks_in
+from penstock.edges.ledger.trouble import disk_trouble, read_only, require_readable
 from penstock.errors import UsageError
 from penstock.records import Entry
 from penstock.rules.identity import ANSWERED
@@ -39,18 +45,38 @@ class LedgerReader:
             raise UsageError(f"there is no ledger {path}: give the OUTPUT of an earlier `penstock run`")
         self._path = path
         try:
-            self._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
+            self._connect()
             try:
                 self.run, self.record = self._latest()
             except BaseException:
                 self._connection.close()
                 raise
         except (sqlite3.DatabaseError, msgspec.MsgspecError, TypeError) as error:
+            require_readable(path)
             raise UsageError(f"{path} is not a ledger of Penstock, or is damaged ({error})") from error
 
+    def _connect(self) -> None:
+        self._at_rest = _at_rest(self._path)
+        self._connection = read_only(self._path, "mode=ro" if self._at_rest is None else "immutable=1")
+
+    def _rows(self, query: str, *values: int) -> list[Any]:
+        """All rows of a query, none of them from a file that changed under it."""
+        if self._at_rest is not None:
+            try:
+                rows: list[Any] | None = self._connection.execute(query, values).fetchall()
+            except sqlite3.DatabaseError:
+                rows = None
+            changed = _at_rest(self._path) != self._at_rest
+            if rows is not None and not changed:
+                return rows
+            if changed:
+                self._connection.close()
+                self._connect()
+        return self._connection.execute(query, values).fetchall()
+
     def _latest(self) -> tuple[int, RunRecord]:
-        known = self._connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION
-        runs = self._connection.execute("SELECT run, record FROM runs ORDER BY run DESC LIMIT 1").fetchall()
+        known = self._rows("PRAGMA application_id")[0][0] == APPLICATION
+        runs = self._rows("SELECT run, record FROM runs ORDER BY run DESC LIMIT 1")
         if not known or not runs:
             raise UsageError(f"{self._path} is not a ledger of Penstock, or holds no run yet")
         return runs[0][0], msgspec.json.decode(runs[0][1], type=RunRecord)
@@ -60,7 +86,7 @@ class LedgerReader:
         at, end = place(self.run, first), place(self.run + 1, 0) if last is None else place(self.run, last)
         while True:
             with disk_trouble(self._path):
-                page = self._connection.execute(PAGE, (at, end, ROWS_A_PAGE)).fetchall()
+                page = self._rows(PAGE, at, end, ROWS_A_PAGE)
                 if page:
                     require_order(page, at, end)
             yield from map(to_entry, page)
@@ -93,7 +119,15 @@ class LedgerReader:
 
     def _number(self, query: str, *values: int) -> int:
         with disk_trouble(self._path):
-            return int(self._connection.execute(query, values).fetchone()[0])
+            return int(self._rows(query, *values)[0][0])
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _at_rest(path: Path) -> tuple[int, int, int] | None:
+    """What tells one state of a ledger at rest from another; None where a log says that a run has it, or had and died."""
+    if path.with_name(f"{path.name}-wal").exists():
+        return None
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns

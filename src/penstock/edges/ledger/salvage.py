@@ -6,11 +6,13 @@ not recorded and are sent again.
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 from penstock.edges.ledger.schema import COLUMNS, INSERT, RowTuple, is_intact
+from penstock.edges.ledger.trouble import read_only
 
 TABLES = {"runs": 2, "forgotten": 3, "losses": 2}
 """The small tables, with their number of columns."""
@@ -18,7 +20,7 @@ TABLES = {"runs": 2, "forgotten": 3, "losses": 2}
 
 def salvage(damaged: Path, into: sqlite3.Connection) -> int:
     """Copy what is intact from the file `damaged` into a new, empty ledger; returns how many rows that was."""
-    source = sqlite3.connect(f"file:{damaged}?mode=ro", uri=True)
+    source = read_only(damaged)
     try:
         into.execute("BEGIN IMMEDIATE")
         for table, columns in TABLES.items():
@@ -29,6 +31,24 @@ def salvage(damaged: Path, into: sqlite3.Connection) -> int:
     finally:
         source.close()
     return int(into.execute("SELECT count(*) FROM results").fetchone()[0])
+
+
+def copy_with_first_page(damaged: Path, empty: Path, copy: Path) -> None:
+    """Copy a ledger whose first page tells nothing any more, with that of an empty one: it names the same tables.
+
+    They begin at the same pages in every ledger, for they are made at once and in one order. The page also has the number
+    of pages, as a big-endian integer of 4 bytes at offset 28 (https://sqlite.org/fileformat2.html#the_database_header).
+    """
+    for suffix in ("", "-wal"):
+        if damaged.with_name(damaged.name + suffix).exists():
+            shutil.copyfile(damaged.with_name(damaged.name + suffix), copy.with_name(copy.name + suffix))
+    with empty.open("rb") as head:
+        page_bytes = int.from_bytes(head.read(18)[16:])
+        head.seek(0)
+        page = bytearray(head.read(page_bytes))
+    page[28:32] = max(1, copy.stat().st_size // page_bytes).to_bytes(4)
+    with copy.open("r+b") as stream:
+        stream.write(page)
 
 
 def _small_table(source: sqlite3.Connection, table: str) -> list[tuple[object, ...]]:

@@ -1,15 +1,11 @@
-"""The tables of a ledger, and what SQLite's complaints mean to a user. No connection is opened or kept here."""
+"""The tables of a ledger, and which rows of them are intact. No connection is opened or kept here."""
 
 from __future__ import annotations
 
 import sqlite3
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from operator import lt
-from pathlib import Path
 
-from penstock.errors import LedgerFailed
 from penstock.records import Entry
 from penstock.rules.identity import checksum
 
@@ -75,15 +71,3 @@ def to_entry(row: RowTuple) -> Entry | None:
     """The entry of a table row; None for a damaged one."""
     position, state, request, meta, body, _ = row
     return Entry(position & LAST_INDEX, request, state, meta, body) if is_intact(row) else None
-
-
-@contextmanager
-def disk_trouble(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the system say about the disk into what a user can do."""
-    try:
-        yield
-    except (sqlite3.DatabaseError, OSError) as error:
-        raise LedgerFailed(
-            f"the ledger {path} cannot be read or written ({error}): make room or mend the disk, "
-            "then run the same command again; what was recorded is safe"
-        ) from error

@@ -131,7 +131,9 @@ class Slots:
             _take_room(self._descriptor, old + SLOTS * SLOT.size)
             self._map.resize(old + SLOTS * SLOT.size)
         except OSError as error:
-            raise LedgerFailed(f"no room for more marks ({error.strerror}): make room, then run again") from error
+            raise LedgerFailed(
+                f"no room for more marks ({error.strerror}): make room, then run the same command again"
+            ) from error
         self._free.extend(range(old, len(self._map), SLOT.size))
 
     def close(self) -> None:

@@ -26,7 +26,6 @@ from penstock.edges.ledger.schema import (
     INSERT,
     LAST_INDEX,
     PAGE,
-    disk_trouble,
     is_intact,
     place,
     require_order,
@@ -34,6 +33,7 @@ from penstock.edges.ledger.schema import (
     to_row,
 )
 from penstock.edges.ledger.slots import Slots
+from penstock.edges.ledger.trouble import disk_trouble, sure_of_damage
 from penstock.errors import UsageError
 from penstock.records import Entry
 from penstock.rules.entries import meta_of, sums_in
@@ -56,15 +56,14 @@ class LedgerFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run = 0
-        self.lost = self.salvaged = 0
-        self.set_aside: Path | None = None
+        self.lost = 0
         self._closed = False
         self.recorded = Totals()
         self._states = bytearray()
         refuse_network_disk(path.parent)
         self._lock = Lock(beside(path, ".lock"))
         try:
-            self._connection = open_ledger(path)
+            self._connection, self.set_aside, self.salvaged = open_ledger(path)
             try:
                 self._slots = Slots(beside(path, ".slots"))
             except BaseException:
@@ -79,9 +78,9 @@ class LedgerFile:
 
     def latest(self) -> RunRecord | None:
         """What the last run in this ledger was made with; None where there was none. Raises `UsageError` for nonsense."""
+        query = "SELECT run, record FROM runs ORDER BY run DESC LIMIT 1"
         try:
-            query = "SELECT run, record FROM runs ORDER BY run DESC LIMIT 1"
-            row = self._connection.execute(query).fetchone()
+            row = sure_of_damage(self.path, lambda: self._connection.execute(query).fetchone())
             if row is None:
                 return None
             record = msgspec.json.decode(row[1], type=RunRecord)
@@ -96,8 +95,13 @@ class LedgerFile:
     def begin(self, record: RunRecord) -> None:
         """Start a run of its own number; answers of earlier runs are found by their content."""
         with disk_trouble(self.path):
+            before = self._number("SELECT coalesce(max(run), 0) FROM runs")
+            if not before and self._slots.run:
+                # The record of the run before is gone: its rows may be there, and are not to stand for ours.
+                before = self._number("SELECT coalesce(max(position), 0) FROM results") >> INDEX_BITS
+                self.lost = self._slots.committed
             self._take_in_left_overs()
-            self.run = 1 + self._connection.execute("SELECT coalesce(max(run), 0) FROM runs").fetchone()[0]
+            self.run = 1 + before
             self._save(record)
             self._slots.begin(self.run, self._slots.session + 1, 0)
             self._states = bytearray()
@@ -111,7 +115,7 @@ class LedgerFile:
         expected = self._slots.committed if self._slots.run == self.run else 0
         with disk_trouble(self.path):
             try:
-                found = self._read_states(resend, record.limit)
+                found = sure_of_damage(self.path, lambda: self._read_states(resend, record.limit))
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError:
@@ -126,8 +130,7 @@ class LedgerFile:
         """Go on with a new file that has every row of the damaged one that can still be read and vouched for."""
         self._connection.close()
         self.set_aside, self.salvaged = replace_damaged(self.path)
-        self._connection = open_ledger(self.path)
-        self.recorded, self._states = Totals(), bytearray()
+        self._connection = open_ledger(self.path).connection
 
     def _take_in_left_overs(self) -> None:
         """Note durably which rows a dead run was sending, before their marks are wiped."""
@@ -149,6 +152,7 @@ class LedgerFile:
 
     def _read_states(self, resend: frozenset[int], limit: int | None) -> int:
         """Fill the table of states and return how many rows there are; raises `sqlite3.DatabaseError` for a damaged one."""
+        self.recorded, self._states = Totals(), bytearray()
         at, end, found = place(self.run, 0), place(self.run + 1, 0), 0
         while page := self._connection.execute(PAGE, (at, end, ROWS_A_PAGE)).fetchall():
             require_order(page, at, end)
@@ -176,7 +180,7 @@ class LedgerFile:
         """See `LedgerReader.forgotten`."""
         query = "SELECT coalesce(sum(sends), 0) FROM forgotten WHERE position >= ?"
         with disk_trouble(self.path):
-            return int(self._connection.execute(query, (place(self.run, 0),)).fetchone()[0])
+            return self._number(query, place(self.run, 0))
 
     def under_way(self) -> int:
         """Sends that may be billed and of whose rows nothing is recorded yet; at the end of a session they stay so."""
@@ -300,8 +304,10 @@ class LedgerFile:
         self._connection.execute(INSERT, moved)
 
     def _next_orphan(self) -> int:
-        query = "SELECT coalesce(max(position), -1) + 1 FROM results WHERE position < ?"
-        return int(self._connection.execute(query, (1 << INDEX_BITS,)).fetchone()[0])
+        return self._number("SELECT coalesce(max(position), -1) + 1 FROM results WHERE position < ?", 1 << INDEX_BITS)
+
+    def _number(self, query: str, *values: int) -> int:
+        return int(self._connection.execute(query, values).fetchone()[0])
 
     def _set_state(self, index: int, state: int) -> None:
         if index >= len(self._states):
