@@ -1,4 +1,4 @@
-"""`penstock generate`: one prompt, one answer."""
+"""`penstock generate`: one prompt, one answer, shown as it comes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from penstock.cli.options import asking_options, model_options, params_of, patience_options
 
-_HELP = """Ask PROMPT (- reads it from standard input) and print the answer.
+_HELP = """Ask PROMPT (- reads it from standard input) and print the answer as it comes.
 
 \b
 Examples:
@@ -40,9 +40,11 @@ def generate(prompt: str, **given: Any) -> int:
     )
 
     async def ask() -> None:
-        async with client:
-            response = await client.generate(text, system=given["system"], **params)
-        click.echo(response.text)
+        async with client, client.stream(text, system=given["system"], **params) as stream:
+            async for chunk in stream:
+                click.echo(chunk.text, nl=False)
+        response = stream.response
+        click.echo()
         if response.finish_reason not in ("stop", "tool_calls"):
             click.echo(f"(the answer ended by: {response.finish_reason})", err=True)
 
