@@ -28,6 +28,17 @@ def test_the_same_names_and_results_without_async() -> None:
         assert [result.text for result in client.gather(["a", "b"])] == ["fine", "fine"]
 
 
+def test_a_stream_is_read_by_a_plain_loop_and_may_be_left() -> None:
+    with Client("builtin/extractive") as client:
+        with client.stream("One sentence here. Another one there.") as stream:
+            texts = [chunk.text for chunk in stream]
+        assert "".join(texts) == stream.text == stream.response.text
+        assert stream.first_token_s is not None
+        for _ in client.stream("One sentence here. Another one there."):
+            break
+        assert client.generate("Still here.").text
+
+
 def test_errors_arrive_as_they_are() -> None:
     transport = ScriptedTransport([error("invalid_request", "no")])
     with Client("openai/m", transport=transport) as client:

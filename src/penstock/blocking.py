@@ -13,14 +13,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from penstock.client import Client as AsyncClient
 from penstock.client import Prompt
-from penstock.records import Response, Result
+from penstock.records import Chunk, Response, Result
+from penstock.streaming import Stream as AsyncStream
 
 if TYPE_CHECKING:
     from penstock.planning import Forecast
@@ -90,6 +91,10 @@ class Client:
         """See `penstock.Client.generate`."""
         return self._loop.run(self._client.generate(prompt, **options))
 
+    def stream(self, prompt: Prompt, **options: Any) -> Stream:
+        """See `penstock.Client.stream`; iterate it with a plain `for`."""
+        return Stream(self._client.stream(prompt, **options), self._loop)
+
     def map(self, rows: Iterable[Any], **options: Any) -> Generator[Result, None, None]:
         """See `penstock.Client.map`."""
         results = self._client.map(rows, **options)
@@ -111,7 +116,52 @@ class Client:
         return self._loop.run(self._client.plan(rows, **options))
 
 
-async def _next(step: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+class Stream:
+    """`penstock.streaming.Stream` without `async`. Leaving a `with` block, or `close()`, gives up what is under way."""
+
+    def __init__(self, stream: AsyncStream, loop: _Loop) -> None:
+        self._stream, self._loop = stream, loop
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Generator[Chunk, None, None]:
+        chunks = aiter(self._stream)
+        try:
+            while True:
+                try:
+                    yield self._loop.run(_next(chunks.__anext__))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give up what is under way. Calling it twice does no harm."""
+        self._loop.run(self._stream.aclose())
+
+    @property
+    def text(self) -> str:
+        """What came so far."""
+        return self._stream.text
+
+    @property
+    def response(self) -> Response:
+        """See `penstock.streaming.Stream.response`."""
+        return self._stream.response
+
+    @property
+    def first_token_s(self) -> float | None:
+        """Seconds from the send to the first piece; None before it came."""
+        return self._stream.first_token_s
+
+
+async def _next(step: Callable[[], Awaitable[T]]) -> T:
     return await step()
 
 
