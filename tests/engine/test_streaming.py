@@ -28,10 +28,8 @@ def on_virtual_time(main: Coroutine[Any, Any, None]) -> None:
 def test_the_chunks_joined_are_the_answer_and_come_one_after_the_other() -> None:
     async def main() -> None:
         async with VirtualClient(WORLD) as client:
-            times = []
             async with client.stream("Tell me more") as stream:
-                async for _ in stream:
-                    times.append(client.clock.now())
+                times = [client.clock.now() async for _ in stream]
             response = stream.response
             assert response.text == stream.text == expected_text("Tell me more", 20)
             assert response.finish_reason == "stop"

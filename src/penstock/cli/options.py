@@ -11,6 +11,7 @@ import click
 import msgspec
 
 if TYPE_CHECKING:
+    from penstock.client import Asking
     from penstock.options import Limits
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,6 +54,14 @@ asking_options = chain(
         "--param", "params", multiple=True, metavar="KEY=VALUE", help="Any other field of the body (JSON or text)."
     ),
 )
+row_options = chain(
+    click.option("--prompt", metavar="TEMPLATE", help="What to ask; {column} is filled from the row."),
+    click.option("--prompt-file", metavar="FILE", help="The same, from a file."),
+    asking_options,
+    click.option("--limit", type=COUNT, metavar="N", help="Only the first N rows."),
+    click.option("--id", "id_column", metavar="COLUMN", help="Column that names the rows."),
+    click.option("--keep", multiple=True, metavar="COLUMN", help="Column to copy to the output (repeatable)."),
+)
 limit_options = chain(
     click.option(
         "--max-concurrency", type=COUNT, metavar="N", help="Requests in flight.  [default: found out, up to 1000]"
@@ -77,6 +86,19 @@ patience_options = chain(
     click.option("--timeout", type=POSITIVE, metavar="S", help="Longest attempt, in seconds."),
     click.option("--deadline", type=POSITIVE, metavar="S", help="Longest row with all its attempts, in seconds."),
 )
+
+
+def asking_of(given: Mapping[str, Any]) -> Asking:
+    """What `row_options` ask of every row."""
+    from penstock.client import Asking
+
+    return Asking(
+        prompt=prompt_of(given["prompt"], given["prompt_file"]),
+        system=given["system"],
+        params=params_of(given["params"], given["max_tokens"], given["temperature"]),
+        id_column=given["id_column"],
+        keep=given["keep"],
+    )
 
 
 def limits_of(given: Mapping[str, Any]) -> Limits:

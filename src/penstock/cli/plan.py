@@ -6,16 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from penstock.cli.options import (
-    COUNT,
-    asking_options,
-    limit_options,
-    limits_of,
-    model_options,
-    params_of,
-    patience_options,
-    prompt_of,
-)
+from penstock.cli.options import asking_of, limit_options, limits_of, model_options, patience_options, row_options
 
 if TYPE_CHECKING:
     from penstock.client import Asking, Client
@@ -45,12 +36,7 @@ Examples:
 @click.argument("input", metavar="INPUT")
 @click.option("-o", "--output", metavar="OUTPUT", help="OUTPUT of a run: learn from what it has recorded.")
 @model_options
-@click.option("--prompt", metavar="TEMPLATE", help="What to ask; {column} is filled from the row.")
-@click.option("--prompt-file", metavar="FILE", help="The same, from a file.")
-@asking_options
-@click.option("--limit", type=COUNT, metavar="N", help="Only the first N rows.")
-@click.option("--id", "id_column", metavar="COLUMN", help="Column that names the rows.")
-@click.option("--keep", multiple=True, metavar="COLUMN", help="Column to copy to the output (repeatable).")
+@row_options
 @limit_options
 @patience_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -61,7 +47,7 @@ def plan(**given: Any) -> int:
 
     from penstock.edges.files import open_input
 
-    client, asking = _client(given), _asking(given)
+    client, asking = _client(given), asking_of(given)
     source = open_input(given["input"])
 
     async def tell() -> Any:
@@ -74,18 +60,6 @@ def plan(**given: Any) -> int:
     forecast = asyncio.run(tell())
     click.echo(msgspec.json.encode(forecast) if given["as_json"] else forecast)
     return 0
-
-
-def _asking(given: dict[str, Any]) -> Asking:
-    from penstock.client import Asking
-
-    return Asking(
-        prompt=prompt_of(given["prompt"], given["prompt_file"]),
-        system=given["system"],
-        params=params_of(given["params"], given["max_tokens"], given["temperature"]),
-        id_column=given["id_column"],
-        keep=given["keep"],
-    )
 
 
 def _client(given: dict[str, Any]) -> Client:

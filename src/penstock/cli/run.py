@@ -8,16 +8,14 @@ from typing import Any, Literal
 import click
 
 from penstock.cli.options import (
-    COUNT,
     NOT_NEGATIVE,
     POSITIVE,
-    asking_options,
+    asking_of,
     limit_options,
     limits_of,
     model_options,
-    params_of,
     patience_options,
-    prompt_of,
+    row_options,
 )
 
 _HELP = """Send every row of INPUT to a model and write one line for each to OUTPUT.
@@ -53,12 +51,7 @@ command again to resume.
 @click.argument("input", metavar="INPUT")
 @click.option("-o", "--output", required=True, metavar="OUTPUT", help="File of answers.")
 @model_options
-@click.option("--prompt", metavar="TEMPLATE", help="What to ask; {column} is filled from the row.")
-@click.option("--prompt-file", metavar="FILE", help="The same, from a file.")
-@asking_options
-@click.option("--limit", type=COUNT, metavar="N", help="Only the first N rows.")
-@click.option("--id", "id_column", metavar="COLUMN", help="Column that names the rows.")
-@click.option("--keep", multiple=True, metavar="COLUMN", help="Column to copy to the output (repeatable).")
+@row_options
 @limit_options
 @patience_options
 @click.option(
@@ -107,20 +100,12 @@ def run(**given: Any) -> int:
 
 
 def _job(given: dict[str, Any]) -> Any:
-    from penstock.client import Asking
     from penstock.jobs import Job
 
-    asking = Asking(
-        prompt=prompt_of(given["prompt"], given["prompt_file"]),
-        system=given["system"],
-        params=params_of(given["params"], given["max_tokens"], given["temperature"]),
-        id_column=given["id_column"],
-        keep=given["keep"],
-    )
     return Job(
         input=given["input"],
         output=given["output"],
-        asking=asking,
+        asking=asking_of(given),
         limit=given["limit"],
         again=_again(update=given["update"], fresh=given["fresh"]),
         retry_failed=given["retry_failed"],
