@@ -13,7 +13,7 @@ import math
 
 import msgspec
 
-SLACK = 0.3
+SLACK = 0.34
 """Seconds by which the way to the provider may differ from one request to the next (max - min one-way delay): an exact window of
 60 s then reaches 60 / (60 + SLACK) of the limit (FLOW-CONTROL C3)."""
 

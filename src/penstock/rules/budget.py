@@ -21,7 +21,7 @@ VALVE_SECONDS = 0.1
 """A burst goes out at no more than four times the rate; what is bound for a moment, in a tenth of a second's worth at a time."""
 
 BURST_KEPT_BACK = 10.0
-"""Where charges are known only roughly, less may go at once: at a margin of 3 %, 70 % of it."""
+"""Where charges are known only roughly, less may go at once: at a margin of 2 %, four fifths of it."""
 
 SAME_MARGIN = 0.0005
 
