@@ -74,6 +74,9 @@ BELOW_SHED = 0.95
 TOP_GROWTH = 1.05
 """After a refusal growth stops just below where it came, and each probe lifts that by a little."""
 
+FAST_S = 0.02
+"""What answers within 20 ms works on no model: fewer at once than the start would only make each of them dearer."""
+
 STUCK_AFTER, STUCK_AFTER_S = 5.0, 0.1
 """So many round trips without any answer say that what is in flight hangs: one more may go, and another as long again after."""
 
@@ -132,6 +135,7 @@ class Concurrency:
         self._calm = True
         self._hold_rounds, self._rounds_held, self._held_since = 1, 0, -math.inf
         self._round_trip_s, self._last_heard, self._stuck = 0.0, math.inf, 0
+        self._fewest = self._allowed
         self._cut_at, self._cuts = -math.inf, 0
         self._settling = 0
         self._clear()
@@ -225,7 +229,8 @@ class Concurrency:
 
     def _allow(self, level: float) -> None:
         self._level = min(max(1.0, level), self._top, float(self._most))
-        self._allowed = max(1, round(self._level))
+        fewest = self._fewest if 0.0 < self._round_trip_s < FAST_S else 1
+        self._allowed = max(fewest, round(self._level))
 
     def _change(self, phase: Phase, level: float, settling: int) -> None:
         """Another allowance; answers of requests that were under way before it are not counted for it."""
