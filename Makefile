@@ -70,7 +70,7 @@ limits: $(DEV_STAMP)  ## how well a limit is filled, and what is throttled, besi
 
 lock: | .venv/bin/uv  ## compile the requirements again
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
-	$(COMPILE) requirements/dev.in pyproject.toml -o $(DEV)
+	$(COMPILE) --all-extras requirements/dev.in pyproject.toml -o $(DEV)
 	$(COMPILE) -c $(DEV) requirements/build.in pyproject.toml -o $(CORE)
 	for name in conformance-openai2 conformance-openai3 conformance-litellm bench-tenacity bench-langchain; do \
 		$(COMPILE) requirements/$$name.in -o requirements/$$name.txt || exit 1; done
