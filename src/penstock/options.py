@@ -78,6 +78,16 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"max_retries must be 0 or a positive whole number, not {retries!r}")
 
 
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a request waits for its turn, in seconds and all in all, and behind how many others at most."""
+
+    longest_wait: float = 60.0
+    longest_line: int = 1_000
+
+    def __post_init__(self) -> None:
+        positive(max_wait=self.longest_wait, max_waiting=self.longest_line)
+
+
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of one attempt.
 

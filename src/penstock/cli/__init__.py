@@ -22,6 +22,7 @@ COMMANDS = {
     "results": "Print what a run has recorded so far, as JSON lines.",
     "verify": "Check the account of a run.",
     "generate": "Ask one prompt and print the answer.",
+    "serve": "Serve models over HTTP: /generate, and the OpenAI API.",
     "simulate": "Serve a simulated provider on this machine.",
     "demo": "Try the main job on the Python manual; no key, no network.",
 }

@@ -28,13 +28,13 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     model: str
 
 
-async def attempt(account: Account, queue: Queue, call: HttpCall) -> Response:
-    """The response to one send. Raises a typed `RequestError`; cancelling closes the connection."""
+async def attempt(account: Account, queue: Queue, call: HttpCall) -> tuple[Response, list[tuple[bytes, bytes]]]:
+    """The response to one send, and the headers of its answer. Raises a typed `RequestError`; cancelling closes the connection."""
     clock = account.clock
     sent_at = clock.now()
     answer = await account.transport.send(call, account.timeouts)
     _hear(account, queue, answer, sent_at)
-    return account.provider.decode(answer, clock.wall())
+    return account.provider.decode(answer, clock.wall()), answer.headers
 
 
 def _hear(account: Account, queue: Queue, answer: HttpAnswer, sent_at: float) -> None:
@@ -44,32 +44,39 @@ def _hear(account: Account, queue: Queue, answer: HttpAnswer, sent_at: float) ->
 
 
 class attempt_streamed:  # noqa: N801  the counterpart of `attempt`, which is a function
-    """One send whose answer is read as it comes: `chunks()` once, then `response()`, which raises what went wrong."""
+    """One send whose answer is read as it comes: `pieces()` once, then `response()`, which raises what went wrong."""
 
-    def __init__(self, account: Account, queue: Queue, call: HttpCall) -> None:
-        self._account, self._queue, self._call = account, queue, call
+    def __init__(self, account: Account, queue: Queue, call: HttpCall, *, relay: bool = False) -> None:
+        self._account, self._queue, self._call, self._relay = account, queue, call, relay
         self._decoder: Decoder | None = None
         self._broken: RequestError | None = None
+        self.headers: list[tuple[bytes, bytes]] = []
+        """Of the answer, once its first piece is there."""
 
-    async def chunks(self) -> AsyncGenerator[Chunk, None]:
-        """The pieces as they come. Raises what prevented a head of the answer; leaving early closes the connection."""
+    async def pieces(self) -> AsyncGenerator[list[Chunk], None]:
+        """The chunks of each network read, as they come. Raises what prevented a head of the answer; leaving early
+        closes the connection."""
         account = self._account
         sent_at = account.clock.now()
         async with account.transport.stream(self._call, for_streams(account.timeouts)) as answer:
             _hear(account, self._queue, HttpAnswer(answer.status, answer.headers, b""), sent_at)
-            self._decoder = decoder = account.provider.decoder(answer.status, answer.headers, account.clock.wall())
+            decoder = self._decoder = self._new_decoder(answer)
+            self.headers = answer.headers
             try:
                 async for data in answer:
-                    for chunk in decoder.feed(data):
-                        yield chunk
+                    if chunks := decoder.feed(data):
+                        yield chunks
                     if decoder.over:
                         break
                 await _drain(answer)
             except RequestError as error:
                 self._broken = error
-            if self._broken is None:
-                for chunk in decoder.flush():
-                    yield chunk
+            if self._broken is None and (chunks := decoder.flush()):
+                yield chunks
+
+    def _new_decoder(self, answer: AnswerStream) -> Decoder:
+        wall = self._account.clock.wall()
+        return self._account.provider.decoder(answer.status, answer.headers, wall, relay=self._relay)
 
     def response(self) -> Response:
         """The whole answer, once every chunk was taken. Raises a typed `RequestError`."""

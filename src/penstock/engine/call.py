@@ -13,6 +13,7 @@ import msgspec
 from penstock.engine.attempt import Account, attempt
 from penstock.engine.gate import Ask, Queue, Scope, Ticket
 from penstock.errors import RequestError, RunStopped, request_error
+from penstock.options import Patience
 from penstock.ports import Marks, Observer
 from penstock.records import HttpCall, Request, Response
 from penstock.rules.charges import NOTHING, Charge
@@ -24,6 +25,8 @@ from penstock.rules.retry import TREATMENT, Policy, Tries, Verdict, stopped
 FIRST_TRY = Verdict("again")
 DONE = Verdict("done")
 GIVEN_UP = request_error("deadline", "given up before its answer came", maybe_billed=True)
+LONGEST_ADVICE = 120.0
+"""Clients do not obey a wait above two minutes (the OpenAI SDK gives up then)."""
 OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens")
 
 
@@ -39,6 +42,8 @@ class Outcome(msgspec.Struct):
     ambiguous: int = 0
     latency_s: float = 0.0
     first_token_s: float | None = None
+    headers: list[tuple[bytes, bytes]] = []
+    """Of the last answer, as received."""
 
 
 class Passage(msgspec.Struct):
@@ -52,6 +57,7 @@ class Passage(msgspec.Struct):
     outcome: Outcome
     began: float
     tries: Tries
+    waited: float = 0.0
     state: State = FIRST
     last_error: RequestError | None = None
 
@@ -66,6 +72,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     deadline: float | None = None
     marks: Marks | None = None
     hedging: Hedging | None = None
+    patience: Patience | None = None
 
     async def call(self, request: Request, body: bytes, index: int = 0) -> Outcome:
         """The end of one request. `body` is `request` encoded; `index` names the row in the marks.
@@ -119,19 +126,47 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
                 passage.outcome.error = error
                 passage.state = follow(passage.state, "never fits")
                 return
-            ticket = await self.enter(passage, verdict)
-            passage.state = follow(passage.state, "admitted")
+            if (ticket := await self.enter(passage, verdict)) is None:
+                return
             verdict = await self._try(passage, ticket)
 
-    async def enter(self, passage: Passage, verdict: Verdict) -> Ticket:
-        """Hold a slot on return. A request that has been out before goes to the head of its line."""
+    async def enter(self, passage: Passage, verdict: Verdict) -> Ticket | None:
+        """Hold a slot on return. A request that has been out before goes to the head of its line.
+
+        None, with the passage's error, where its turn does not come within the patience.
+        """
         scope, gate = self.scope, self.account.gate
         if scope.stopped is not None:
             raise scope.stopped
-        if verdict is not FIRST_TRY:
-            return await gate.wait(passage.queue, passage.ask, scope, at=verdict.at, first=True)
-        ticket = gate.enter_nowait(passage.queue, passage.ask, scope)
-        return ticket or await gate.wait(passage.queue, passage.ask, scope)
+        again = verdict is not FIRST_TRY
+        ticket = None if again else gate.enter_nowait(passage.queue, passage.ask, scope)
+        try:
+            if ticket is None and self.patience is not None:
+                ticket = await self._wait_within(self.patience, passage, verdict, again=again)
+            elif ticket is None:
+                ticket = await gate.wait(passage.queue, passage.ask, scope, at=verdict.at, first=again)
+        except RequestError as error:
+            passage.outcome.error, passage.state = error, follow(passage.state, "no turn")
+            return None
+        passage.state = follow(passage.state, "admitted")
+        return ticket
+
+    async def _wait_within(self, patience: Patience, passage: Passage, verdict: Verdict, *, again: bool) -> Ticket:
+        """A turn; raises the throttle, or one of our own, where it is too far off."""
+        gate, now, queue = self.account.gate, self.account.clock.now(), passage.queue
+        left = patience.longest_wait - passage.waited
+        last = passage.last_error
+        if again and last is not None and last.kind == "rate_limited" and (last.retry_after or 0.0) > left:
+            raise last
+        if not again and len(queue.ready) >= patience.longest_line:
+            raise no_turn(queue, now, f"{len(queue.ready):,} requests stand in line")
+        try:
+            async with asyncio.timeout(left):
+                return await gate.wait(queue, passage.ask, self.scope, at=verdict.at, first=again)
+        except TimeoutError as timeout:
+            raise no_turn(queue, self.account.clock.now(), f"no turn within {patience.longest_wait:g} s") from timeout
+        finally:
+            passage.waited += self.account.clock.now() - now
 
     async def _try(self, passage: Passage, ticket: Ticket) -> Verdict:
         """One try, and what follows from it. The slot is free again only once everybody knows what came."""
@@ -155,7 +190,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         """One send, of which budgets, breaker, marks, money and the observer know when it is over."""
         self.set_out(passage)
         try:
-            response = await attempt(self.account, passage.queue, passage.call)
+            response, passage.outcome.headers = await attempt(self.account, passage.queue, passage.call)
         except RequestError as error:
             self.tell_of_failure(passage, ticket, error)
             raise
@@ -323,6 +358,15 @@ def never_fits(passage: Passage) -> RequestError | None:
     charge = queue.least_charge(ask)
     budget = queue.governor.never_fits(charge)
     return _too_large_for(budget, charge) if budget is not None else None
+
+
+def no_turn(queue: Queue, now: float, reason: str) -> RequestError:
+    """The error of a request that was not sent because its turn is too far off; its wait is that of the head of the line."""
+    words = queue.binding.replace("_per_", " a ").replace("_", " ") or "a free slot"
+    wait = queue.until - now if queue.binding else 0.0
+    return request_error(
+        "rate_limited", f"{reason}, waiting for {words}: ask again later", retry_after=max(1.0, min(wait, LONGEST_ADVICE))
+    )
 
 
 def _too_large_for(budget: str, charge: Charge) -> RequestError:

@@ -24,6 +24,7 @@ _HTTP_STATUS = re.compile(r"[1-5]\d\d", re.ASCII)
 class ErrorBody(msgspec.Struct, frozen=True):
     """One error as told.
 
+    `type` and `param` are as sent where they are words.
     `words` are code, type and their relatives, most telling first; some are ours: `quota_per_day` and `quota_zero`
     for Google's violations, `moderation` for a flagged input. `retry_delay` is Google's `RetryInfo`, as sent.
     `reported` is false where nothing but the status can tell that the body is an error's.
@@ -35,6 +36,8 @@ class ErrorBody(msgspec.Struct, frozen=True):
     retry_delay: str | None = None
     request_id: str | None = None
     reported: bool = True
+    type: str | None = None
+    param: str | None = None
 
 
 def read_error(body: bytes) -> ErrorBody:
@@ -87,6 +90,8 @@ def _read(inner: dict[str, Any], outer: dict[str, Any], *, reported: bool = True
         retry_delay=_retry_delay(inner),
         request_id=_word(outer.get("request_id")) or _word(inner.get("request_id")),
         reported=reported,
+        type=_word(inner.get("type")),
+        param=_word(inner.get("param")),
     )
 
 

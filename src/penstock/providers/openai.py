@@ -19,13 +19,15 @@ from penstock.providers.catalog import OPENAI_FINISH_REASONS, Service
 from penstock.providers.endpoint import Endpoint, endpoint_of, headers_of
 from penstock.providers.error_bodies import ErrorBody, one_line, read_error
 from penstock.providers.messages import Message, content_parts, first_text, told_reason, tool_calls_of, usage_of
-from penstock.providers.streams import StreamDecoder
+from penstock.providers.streams import RelayDecoder, StreamDecoder
 from penstock.records import FinishReason, HttpAnswer, HttpCall, Request, Response, Told
 
 _KINDS_WORTH_A_WAIT = frozenset({"rate_limited", "overloaded", "server_error"})
 
 # How an answer is asked for is ours to say: `decode` could not read a stream that was billed.
 _WHOLE_ANSWERS_ONLY = frozenset({"stream", "stream_options"})
+
+_PASSED_ON = (b"retry-after", b"x-ratelimit-", b"anthropic-ratelimit-", b"openai-processing-ms")
 
 # Shorter than any real key: replacing it would garble messages (`x` is a usual stand-in for Ollama).
 _SHORTEST_SECRET = 6
@@ -99,13 +101,29 @@ class ChatCompletions:
         asked = _STREAM_WITH_USAGE if self._service.stream_options else _STREAM
         return self.call(body.removesuffix(b"}") + asked, model)
 
-    def decoder(self, status: int, headers: list[tuple[bytes, bytes]], wall: float) -> StreamDecoder:
-        """What reads the answer to a `stream_call`, of any status; made once its head is there, for that one answer."""
-        return StreamDecoder(self, self._service, HttpAnswer(status, headers, b""), wall)
+    def decoder(
+        self, status: int, headers: list[tuple[bytes, bytes]], wall: float, *, relay: bool = False
+    ) -> StreamDecoder:
+        """What reads the answer to a `stream_call`, of any status; made once its head is there, for that one answer.
+
+        To `relay`, every event that is part of the answer becomes a chunk, with its data in `raw`.
+        """
+        kind = RelayDecoder if relay else StreamDecoder
+        return kind(self, self._service, HttpAnswer(status, headers, b""), wall)
 
     def limits(self, answer: HttpAnswer, wall: float) -> dict[str, Told]:
         """What an answer of any status tells of the account's limits, by the budget's name."""
         return delays.limits_of(self._service.name, answer, wall)
+
+    def passed_on(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """The headers of an answer that are meant for whoever asks through us: limits, waits, the provider's own time."""
+        secret = self._secret.encode() if len(self._secret) >= _SHORTEST_SECRET else None
+        named = ((name.lower(), value) for name, value in headers)
+        return [
+            (name, value)
+            for name, value in named
+            if name.startswith(_PASSED_ON) and (secret is None or secret not in value)
+        ]
 
     def decode(self, answer: HttpAnswer, wall: float) -> Response:
         """The response of an answer; raises a typed `RequestError`. `wall` is Unix seconds, for dates in headers."""
@@ -221,6 +239,10 @@ class ChatCompletions:
             status=answer.status,
             code=self._without_secret(error.code) if error.code else None,
             request_id=self._request_id(answer.headers) or self._without_secret(error.request_id or "") or None,
+            said=self._told(error),
+            type=self._without_secret(error.type) if error.type else None,
+            param=self._without_secret(error.param) if error.param else None,
+            headers=tuple(self.passed_on(answer.headers)),
             retry_after=delays.retry_after(answer, error, wall) if kind in _KINDS_WORTH_A_WAIT else None,
             # A sample that failed its form was generated, and may be charged for, whatever the status.
             maybe_billed=maybe_billed or kind == "malformed",

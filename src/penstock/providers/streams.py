@@ -27,6 +27,9 @@ _DONE = "[DONE]"
 _PADDING = b" \t\r\n\xef\xbb\xbf"
 # How a body begins that is no stream: JSON or HTML. No line of an event stream that means anything begins so.
 _WHOLE_BODY = b"{[<"
+# Of an event that has no name; the second is what the standard reads in its place.
+_PLAIN_NAMES = ("", "message")
+_NOTHING = Chunk()
 
 
 class AnswerReader(Protocol):
@@ -38,28 +41,40 @@ class AnswerReader(Protocol):
     def unusable_stream(self, answer: HttpAnswer, wall: float, kind: Kind, reason: str) -> RequestError: ...
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     index: Any = 0
     delta: Message | None = None
     finish_reason: str | None = None
     error: Any = None
 
 
-class _Piece(msgspec.Struct):
+class _Piece(msgspec.Struct, gc=False):
     """The data of one event; `x_groq` is where Groq also puts usage and errors."""
 
-    id: Any = None
-    created: Any = None
-    model: Any = None
-    service_tier: Any = None
-    system_fingerprint: Any = None
     choices: list[_Choice | None] | None = None
     usage: Any = None
     error: Any = None
     x_groq: Any = None
 
 
+class _FirstPiece(_Piece, gc=False):
+    """The same with what describes the answer, which every event repeats and which is read until one tells it."""
+
+    id: Any = None
+    created: Any = None
+    model: Any = None
+    service_tier: Any = None
+    system_fingerprint: Any = None
+
+    def head(self) -> dict[str, Any]:
+        """What describes the answer; empty where it is not told yet, as in Azure's first event."""
+        if not (self.id or self.model):
+            return {}
+        return {name: value for name in _HEAD if (value := getattr(self, name)) is not None}
+
+
 _HEAD = ("id", "created", "model", "service_tier", "system_fingerprint")
+_FIRST_PIECE = msgspec.json.Decoder(_FirstPiece)
 _PIECE = msgspec.json.Decoder(_Piece)
 
 
@@ -175,18 +190,27 @@ class StreamDecoder:
     # -- one event
 
     def _take(self, event: Event) -> Chunk | None:
-        data = event.data
-        if data.startswith(_DONE):
-            self.over = True
-            return None
+        assembly = self._assembly
         try:
-            piece = _PIECE.decode(data)
+            piece = _PIECE.decode(event.data) if assembly.head else self._first_piece(event.data)
             if event.name == "error" or piece.error or piece.choices is None or piece.x_groq:
                 return self._take_odd(event, piece)
-            return self._chunk(piece)
+            if (text := _only_text(piece)) is None:
+                return self._chunk(piece)
         except (ValueError, RecursionError) as cause:  # not JSON, of another form, or nested too deep
-            self._take_unreadable(event, cause)
+            if event.data.startswith(_DONE):
+                self.over = True
+            else:
+                self._take_unreadable(event, cause)
             return None
+        assembly.has_choice = assembly.has_message = True
+        assembly.texts.append(text)
+        return Chunk(text)
+
+    def _first_piece(self, data: str) -> _Piece:
+        piece = _FIRST_PIECE.decode(data)
+        self._assembly.head = piece.head()
+        return piece
 
     def _take_odd(self, event: Event, piece: _Piece) -> Chunk | None:
         """An event that may be an error, under any of its disguises, or one that has no choices."""
@@ -205,14 +229,12 @@ class StreamDecoder:
     def _take_unreadable(self, event: Event, cause: Exception) -> None:
         if event.name == "error":
             self._fail_with(_error_body(event.data))
-        elif event.name in ("", "message") and event.data.strip():
+        elif event.name in _PLAIN_NAMES and event.data.strip():
             body = self._with_body(event.data.encode())
             self._fail(self._provider.failure_in_stream(body, self._wall, begun=True), cause)
 
     def _chunk(self, piece: _Piece) -> Chunk | None:
         assembly = self._assembly
-        if not assembly.head and (piece.id or piece.model):  # Azure's first event has both empty
-            assembly.head = {name: value for name in _HEAD if (value := getattr(piece, name)) is not None}
         usage = self._usage(piece.usage) if piece.usage else None
         choice = _first_choice(piece.choices)
         if choice is None:
@@ -309,6 +331,39 @@ class StreamDecoder:
 
     def _with_body(self, body: bytes) -> HttpAnswer:
         return HttpAnswer(self._answer.status, self._answer.headers, body)
+
+
+class RelayDecoder(StreamDecoder):
+    """A decoder for who passes the stream on: every event becomes a chunk, also one that adds nothing, with its data.
+
+    Neither `[DONE]` nor an error does, nor an event that adds nothing and goes by a name of its own (`ping`): told
+    without its name it would be another one.
+    """
+
+    __slots__ = ()
+
+    def _take(self, event: Event) -> Chunk | None:
+        chunk = super()._take(event)
+        data = event.data
+        if chunk is None:
+            if self.over or event.name not in _PLAIN_NAMES or not data.strip():
+                return None
+            chunk = _NOTHING
+        raw = data.replace("\n", " ").encode()
+        return Chunk(chunk.text, chunk.reasoning, chunk.tool_calls, chunk.finish_reason, chunk.usage, raw=raw)
+
+
+def _only_text(piece: _Piece) -> str | None:
+    """The text of a piece that brings nothing else, as nearly all do; None for any other."""
+    choices = piece.choices
+    if piece.usage or not choices or len(choices) > 1 or (choice := choices[0]) is None:
+        return None
+    if choice.index or choice.error or choice.finish_reason or (delta := choice.delta) is None:
+        return None
+    if delta.refusal or delta.tool_calls or delta.function_call or delta.reasoning_content or delta.reasoning:
+        return None
+    text = delta.content
+    return text if isinstance(text, str) and text else None
 
 
 def _first_choice(choices: list[_Choice | None] | None) -> _Choice | None:

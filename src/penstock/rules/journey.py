@@ -11,11 +11,17 @@ from typing import Literal, TypeAlias
 
 State: TypeAlias = Literal["waiting", "sending", "answered", "failed", "left"]
 Event: TypeAlias = Literal[
-    "admitted", "never fits", "answer", "throttled", "again", "given up", "deadline", "run stopped"
+    "admitted", "never fits", "no turn", "answer", "throttled", "again", "given up", "deadline", "run stopped"
 ]
 
 JOURNEY: dict[State, dict[Event, State]] = {
-    "waiting": {"admitted": "sending", "never fits": "failed", "deadline": "failed", "run stopped": "left"},
+    "waiting": {
+        "admitted": "sending",
+        "never fits": "failed",
+        "no turn": "failed",
+        "deadline": "failed",
+        "run stopped": "left",
+    },
     "sending": {
         "answer": "answered",
         "throttled": "waiting",

@@ -1,0 +1,92 @@
+"""The one way into the server: every request is let in or turned away here, before a route is even looked for.
+
+It also names each request, answers what nothing else did, and sends chat completions straight to the gateway.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from penstock.server.exchange import Exchange
+from penstock.server.gateway import ROUTE, STOPPING, Gateway
+from penstock.server.logs import REQUEST_ID
+from penstock.server.replies import Turned, error_reply
+from penstock.server.security import named_headers, new_request_id
+from penstock.server.serving import Serving
+from penstock.server.visit import Message, Receive, Scope, Send, Visit
+
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+FAILED = error_reply(
+    500, "the server failed at this request; its log says why, under the request's id", code="internal"
+)
+_log = logging.getLogger("penstock.server")
+
+
+class Door:
+    """The ASGI application that uvicorn runs; `app` has every route but the hot one."""
+
+    def __init__(self, app: App, serving: Serving) -> None:
+        self._app, self._serving = app, serving
+        self._gateway = Gateway(serving)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._other(scope, receive, send)
+            return
+        visit = Visit(scope, receive, send, new_request_id())
+        REQUEST_ID.set(visit.request_id)
+        try:
+            visit.guest = self._serving.rules.admit(scope["method"], scope["path"], named_headers(scope))
+        except Turned as turned:
+            await self._turn_away(visit, turned)
+            return
+        if self._serving.draining and scope["method"] == "POST":
+            await visit.answer(STOPPING)
+            return
+        try:
+            # Past the framework's routing and middleware, which cost more than all of our own work for a request.
+            if scope["path"] == ROUTE and scope["method"] == "POST":
+                await self._gateway(visit)
+            else:
+                await self._through_framework(visit)
+        except Exception:
+            _log.exception("a request failed")
+            if visit.status and not visit.ended:
+                raise  # the connection is closed, which is all that can still be told
+            if not visit.status:
+                await visit.answer(FAILED)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The lifespan is the framework's; nothing else but HTTP is spoken."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1003})
+
+    async def _turn_away(self, visit: Visit, turned: Turned) -> None:
+        # The body is not read, so the connection cannot be used again.
+        await visit.answer(turned.reply, [(b"connection", b"close")])
+        self._serving.over(
+            Exchange(
+                request_id=visit.request_id,
+                route="",
+                method=visit.scope["method"],
+                status=visit.status,
+                began_at=visit.began_at,
+                duration_s=0.0,
+            )
+        )
+
+    async def _through_framework(self, visit: Visit) -> None:
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                visit.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", visit.request_id.encode())]
+            visit.ended = message["type"] == "http.response.body" and not message.get("more_body")
+            await visit.send(message)
+
+        visit.scope["penstock.visit"] = visit
+        await self._app(visit.scope, visit.receive, send)

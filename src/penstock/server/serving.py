@@ -1,0 +1,81 @@
+"""What all handlers share: the models, the rules at the door, and what becomes of a request when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import time
+
+from penstock.errors import RequestError
+from penstock.records import Result
+from penstock.server.exchange import Exchange
+from penstock.server.metrics import Metrics
+from penstock.server.models import Model, Models
+from penstock.server.security import Rules
+from penstock.server.settings import Settings
+
+
+class Serving:
+    """One running server. `draining` is true once it takes nothing new."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        models: Models,
+        rules: Rules,
+        metrics: Metrics,
+        listeners: Sequence[Callable[[Exchange], object]],
+    ) -> None:
+        self.settings, self.models, self.rules = settings, models, rules
+        self.metrics, self._listeners = metrics, tuple(listeners)
+        self.keeps_content = settings.server.log_content or bool(settings.server.after)
+        self.draining = False
+
+    def drain(self) -> None:
+        """Take nothing new."""
+        self.draining = True
+
+    def cancel(self) -> None:
+        """Give up what goes on without a request."""
+
+    def over(self, exchange: Exchange) -> None:
+        """A request is over: count it, and tell whoever listens (request log, post-processing, traces)."""
+        self.metrics.observe(exchange)
+        for listener in self._listeners:
+            listener(exchange)
+
+    def row_over(self, model: Model, route: str, result: Result) -> None:
+        """A row of many is over: counted like a request, and not logged, because its answer is recorded or on its way."""
+        response, error = result.response, result.error
+        exchange = Exchange(
+            request_id="",
+            route=route,
+            status=200 if error is None else error.status or 500,
+            began_at=time() - result.latency_s,
+            duration_s=result.latency_s,
+            model=model.name,
+            error_kind=error.kind if error is not None else "",
+            usage=response.usage if response is not None else None,
+            cost=result.cost,
+            attempts=result.attempts,
+        )
+        self.metrics.observe(exchange)
+
+    def observer_of(self, model: str) -> Sends:
+        """Who counts the sends of a model."""
+        return Sends(model, self.metrics)
+
+
+class Sends:
+    """Counts sends and throttles. Implements `ports.Observer`."""
+
+    def __init__(self, model: str, metrics: Metrics) -> None:
+        self._model, self._metrics = model, metrics
+
+    def attempted(self, error: RequestError | None) -> None:
+        self._metrics.attempted(self._model, error)
+
+    def trying_again(self) -> None:
+        """A send tells of itself."""
+
+    def finished(self, result: Result) -> None:
+        """Whoever asked accounts for the end."""

@@ -1,0 +1,81 @@
+"""One request to the server on its way through: who asks, what was read of it, what is sent back. It belongs to one handler.
+
+It reads bodies within their limits and writes answers; what they say is the handler's matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from time import monotonic, time
+from typing import Any, TypeAlias
+
+from penstock.server.replies import Reply, Turned, error_reply
+from penstock.server.security import ANYBODY, Guest, too_large
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+SLOWEST_BODY = 60.0
+"""Seconds in which the body of a request must have come, whatever its size: uploads are bounded by their own."""
+
+TOO_SLOW = error_reply(408, "the body of the request did not come in time", code="request_timeout")
+
+
+class Visit:
+    """What a handler knows of its request, and how it answers.
+
+    `status` is what was sent, 0 before; `ended` true once the answer is whole; `asked` the body that was read.
+    """
+
+    __slots__ = ("asked", "began", "began_at", "ended", "guest", "receive", "request_id", "scope", "send", "status")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str, guest: Guest = ANYBODY) -> None:
+        self.scope, self.receive, self.send = scope, receive, send
+        self.request_id, self.guest = request_id, guest
+        self.began, self.began_at = monotonic(), time()
+        self.status = 0
+        self.ended = False
+        self.asked = b""
+
+    async def body(self, most_bytes: int) -> bytes:
+        """The whole body. Raises `Turned` where it is too large or comes too slowly."""
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(SLOWEST_BODY):
+                while True:
+                    message = await self.receive()
+                    if message["type"] == "http.disconnect":
+                        raise Turned(TOO_SLOW)  # nobody is left to read this reply
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > most_bytes:
+                        raise Turned(too_large(most_bytes))
+                    if not message.get("more_body"):
+                        return parts[0] if len(parts) == 1 else b"".join(parts)
+        except TimeoutError as timeout:
+            raise Turned(TOO_SLOW) from timeout
+
+    async def answer(self, reply: Reply, further: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Send a whole answer."""
+        length = (b"content-length", b"%d" % len(reply.body))
+        await self.begin(reply.status, [*reply.headers, *further, length])
+        await self.end(reply.body)
+
+    async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send the head of an answer; the request's id goes with it."""
+        self.status = status
+        headers.append((b"x-request-id", self.request_id.encode()))
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece of the body; waits where the client reads slowly."""
+        await self.send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last piece."""
+        self.ended = True
+        await self.send({"type": "http.response.body", "body": data})
