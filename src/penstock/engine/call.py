@@ -80,10 +80,14 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         Raises `RunStopped` where the run ends before this request does.
         """
         passage = self.passage(request, body, index)
-        if self.deadline is None:
-            await self._travel(passage)
-        else:
-            await self._travel_within(passage, self.deadline)
+        try:
+            if self.deadline is None:
+                await self._to_the_end(passage)
+            else:
+                await self._to_the_end_within(passage, self.deadline)
+        except RunStopped:
+            passage.state = follow(passage.state, "run stopped")
+            raise
         return passage.outcome
 
     def passage(self, request: Request, body: bytes, index: int) -> Passage:
@@ -100,10 +104,10 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             tries=Tries(),
         )
 
-    async def _travel_within(self, passage: Passage, deadline: float) -> None:
+    async def _to_the_end_within(self, passage: Passage, deadline: float) -> None:
         try:
             async with asyncio.timeout(deadline):
-                await self._travel(passage)
+                await self._to_the_end(passage)
         except TimeoutError as timeout:
             passage.state = follow(passage.state, "deadline")
             last = f"; the last attempt: {passage.last_error.message}" if passage.last_error else ""
@@ -111,13 +115,6 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             error.__cause__ = timeout
             passage.outcome.error = error
             passage.outcome.latency_s = deadline
-
-    async def _travel(self, passage: Passage) -> None:
-        try:
-            await self._to_the_end(passage)
-        except RunStopped:
-            passage.state = follow(passage.state, "run stopped")
-            raise
 
     async def _to_the_end(self, passage: Passage) -> None:
         verdict = FIRST_TRY
@@ -345,7 +342,9 @@ async def _first_answer(sends: set[asyncio.Task[Response]]) -> Response:
 
 
 def _ask(request: Request, body: bytes) -> Ask:
-    most = next((request.params[name] for name in OUTPUT_LIMITS if name in request.params), None)
+    params, most = request.params, None
+    if params:
+        most = next((params[name] for name in OUTPUT_LIMITS if name in params), None)
     return Ask(len(body), script_of(body), most if isinstance(most, int) else None)
 
 
@@ -365,7 +364,9 @@ def no_turn(queue: Queue, now: float, reason: str) -> RequestError:
     words = queue.binding.replace("_per_", " a ").replace("_", " ") or "a free slot"
     wait = queue.until - now if queue.binding else 0.0
     return request_error(
-        "rate_limited", f"{reason}, waiting for {words}: ask again later", retry_after=max(1.0, min(wait, LONGEST_ADVICE))
+        "rate_limited",
+        f"{reason}, waiting for {words}: ask again later",
+        retry_after=max(1.0, min(wait, LONGEST_ADVICE)),
     )
 
 

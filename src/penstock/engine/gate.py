@@ -106,6 +106,10 @@ class Queue:
         return rule.full_until(now, self.in_flight)
 
 
+def _has_waiters(queue: Queue) -> bool:
+    return len(queue.ready) > 0
+
+
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """By which rules a gate lets through. `adaptive`: how many at once is found out, up to `max_concurrency`."""
 
@@ -168,8 +172,10 @@ class Gate:
         """Free the slot of a request that is over."""
         self._free += 1
         queue.in_flight -= 1
-        self._unpark(scope)
-        self.pump()
+        if scope.parked:
+            self._unpark(scope)
+        if self._later or any(map(_has_waiters, self._queues.values())):
+            self.pump()
 
     def _unpark(self, scope: Scope) -> None:
         """Let the first of those who wait for money try again; if it fits, the next one follows."""

@@ -13,12 +13,12 @@ import msgspec
 from penstock.records import FinishReason, ToolCall, Usage
 
 # No answer has more; larger numbers are nonsense that would overflow what counts them.
-_MOST_TOKENS = 10**12
+MOST_TOKENS = 10**12
 
 _ENCODER = msgspec.json.Encoder()
 
 
-class Message(msgspec.Struct):
+class Message(msgspec.Struct, gc=False):
     """A message, or the delta of one in a stream."""
 
     content: str | list[Any] | None = None
@@ -100,4 +100,4 @@ def _count(value: Any) -> int:
         value = int(value) if value.isdecimal() and len(value) < 16 else 0
     if type(value) is float:
         value = int(value) if value.is_integer() else 0
-    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else 0
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0

@@ -19,6 +19,7 @@ from penstock.providers.catalog import OPENAI_FINISH_REASONS, Service
 from penstock.providers.endpoint import Endpoint, endpoint_of, headers_of
 from penstock.providers.error_bodies import ErrorBody, one_line, read_error
 from penstock.providers.messages import Message, content_parts, first_text, told_reason, tool_calls_of, usage_of
+from penstock.providers.plain import plain_response
 from penstock.providers.streams import RelayDecoder, StreamDecoder
 from penstock.records import FinishReason, HttpAnswer, HttpCall, Request, Response, Told
 
@@ -125,12 +126,18 @@ class ChatCompletions:
             if name.startswith(_PASSED_ON) and (secret is None or secret not in value)
         ]
 
-    def decode(self, answer: HttpAnswer, wall: float) -> Response:
-        """The response of an answer; raises a typed `RequestError`. `wall` is Unix seconds, for dates in headers."""
+    def decode(self, answer: HttpAnswer, wall: float, *, accepted: bool = False) -> Response:
+        """The response of an answer; raises a typed `RequestError`. `wall` is Unix seconds, for dates in headers.
+
+        One that was `accepted` before may lack its finish reason, whatever is known of the service.
+        """
         if not 200 <= answer.status < 300:
             raise self._failure(answer, wall)
+        request_id = self.request_id(answer.headers)
+        if (plain := plain_response(answer, request_id)) is not None:
+            return plain
         try:
-            return self._response(answer, wall, _DECODER.decode(answer.body))
+            return self._response(answer, wall, _DECODER.decode(answer.body), accepted=accepted)
         except (ValueError, RecursionError) as cause:  # not JSON, not UTF-8, of another form, or nested too deep
             raise self._failure_in_success(answer, wall) from cause
 
@@ -149,9 +156,9 @@ class ChatCompletions:
 
     def revive(self, body: bytes) -> Response:
         """The response of a body that `decode` once accepted; its `request_id`, which stood in a header, is None."""
-        return self.decode(HttpAnswer(200, [], body), 0.0)
+        return self.decode(HttpAnswer(200, [], body), 0.0, accepted=True)
 
-    def _response(self, answer: HttpAnswer, wall: float, completion: _Completion) -> Response:
+    def _response(self, answer: HttpAnswer, wall: float, completion: _Completion, *, accepted: bool) -> Response:
         choice = completion.choices[0] if completion.choices else None
         if choice is None or completion.error or choice.error:
             raise self._failure_in_success(answer, wall, choice)
@@ -160,7 +167,7 @@ class ChatCompletions:
         text, thoughts = (content, "") if isinstance(content, str) else content_parts(content)
         calls = tool_calls_of(message) if message.tool_calls or message.function_call else ()
         refusal = message.refusal if isinstance(message.refusal, str) else ""
-        reason = self._finish_reason(choice, has_content=bool(text or calls or refusal))
+        reason = self._finish_reason(choice, has_content=bool(text or calls or refusal), accepted=accepted)
         if reason is None or reason == "error" or (choice.message is None and reason != "content_filter"):
             raise self._failure_in_success(answer, wall, choice)
         return Response(
@@ -170,17 +177,18 @@ class ChatCompletions:
             usage=usage_of(completion.usage),
             reasoning=first_text(message.reasoning_content, message.reasoning) or thoughts,
             tool_calls=calls,
-            request_id=self._request_id(answer.headers),
+            request_id=self.request_id(answer.headers),
             raw=answer.body,
         )
 
-    def _finish_reason(self, choice: _Choice, *, has_content: bool) -> FinishReason | None:
+    def _finish_reason(self, choice: _Choice, *, has_content: bool, accepted: bool = False) -> FinishReason | None:
         """The reason in our words; None where the generation did not end."""
         if choice.finish_reason:
             return self.finish_reason(choice.finish_reason)
-        return "other" if self._service.finish_reason_optional and has_content else None
+        return "other" if (self._service.finish_reason_optional or accepted) and has_content else None
 
-    def _request_id(self, headers: list[tuple[bytes, bytes]]) -> str | None:
+    def request_id(self, headers: list[tuple[bytes, bytes]]) -> str | None:
+        """The provider's own id of a request, by the headers of its answer."""
         for name in self._service.request_id_headers:
             length = len(name)
             for key, value in headers:
@@ -238,7 +246,7 @@ class ChatCompletions:
             message,
             status=answer.status,
             code=self._without_secret(error.code) if error.code else None,
-            request_id=self._request_id(answer.headers) or self._without_secret(error.request_id or "") or None,
+            request_id=self.request_id(answer.headers) or self._without_secret(error.request_id or "") or None,
             said=self._told(error),
             type=self._without_secret(error.type) if error.type else None,
             param=self._without_secret(error.param) if error.param else None,

@@ -5,17 +5,15 @@ it never drops or joins what came.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator
 from time import monotonic
+from typing import Self
 
 from penstock.edges.http.exchange import AnswerLimits, Carrier, Exchange
 from penstock.errors import RequestError
 from penstock.options import Timeouts
 
-# Reading stops above the first and goes on below the second; one read of the event loop (256 KiB) may come on top.
+# Reading stops above it, until what is there is taken; one read of the event loop (256 KiB) may come on top.
 HOLD_BYTES = 256 * 1024
-GO_ON_BYTES = 64 * 1024
 
 
 class StreamedAnswer(Exchange):
@@ -23,7 +21,7 @@ class StreamedAnswer(Exchange):
 
     def __init__(self, carrier: Carrier, limits: AnswerLimits, timeouts: Timeouts, deadline: float) -> None:
         super().__init__(carrier, limits, timeouts, deadline)
-        self.chunks: deque[bytes] = deque()
+        self.chunks: list[bytes] = []
         self.buffered_bytes = 0
         self._error: RequestError | None = None
         self._held = False
@@ -42,7 +40,8 @@ class StreamedAnswer(Exchange):
         if self.buffered_bytes > HOLD_BYTES and not self._held:
             self._held = True
             self.carrier.pause()
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     def succeed(self) -> None:
         self._go_on()  # the connection may already be kept for the next request, which must be read
@@ -55,33 +54,30 @@ class StreamedAnswer(Exchange):
     async def wait_for_head(self) -> None:
         """Until status and headers are there; raises what the exchange failed with."""
         while not self.status:
-            await self._more()
+            await self.more()
 
-    async def next_chunk(self) -> bytes | None:
-        """The next piece of the body, None at its end; once all are taken, raises what the exchange failed with."""
-        while not self.chunks:
-            if self.complete:
-                return None
-            await self._more()
-        chunk = self.chunks.popleft()
-        self.buffered_bytes -= len(chunk)
-        if self._held and self.buffered_bytes < GO_ON_BYTES:
+    def taken(self) -> bytes:
+        """All of the body that is there and was not taken yet."""
+        chunks = self.chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self.buffered_bytes = 0
+        if self._held:
             self.last_byte_at = monotonic()  # the silence so far was ours
             self._go_on()
-        return chunk
+        return data
 
-    async def _more(self) -> None:
+    def more(self) -> asyncio.Future[None]:
+        """What to wait for while nothing is there; raises what the exchange failed with."""
         if self._error is not None:
             raise self._error
         self._waiter = self.carrier.loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _go_on(self) -> None:
         if self._held:
@@ -102,6 +98,14 @@ class AnswerStream:
     def __repr__(self) -> str:
         return f"AnswerStream(status={self.status}, {self._exchange.buffered_bytes} bytes buffered)"
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while (chunk := await self._exchange.next_chunk()) is not None:
-            yield chunk
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        # One coroutine and no more: it runs for every token.
+        exchange = self._exchange
+        while not exchange.chunks:
+            if exchange.complete:
+                raise StopAsyncIteration
+            await exchange.more()
+        return exchange.taken()

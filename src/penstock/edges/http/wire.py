@@ -69,6 +69,9 @@ class RequestHead:
         return b"%sContent-Length: %d\r\n\r\n%s" % (self._prefix, len(body), body)
 
 
+NO_CALL = HttpCall("", (), b"")
+
+
 class RequestHeads:
     """Heads by (URL, headers, method), made on first use. `proxied(origin)` gives the extra header lines of a plain
     HTTP proxy, or None where the request goes to the origin itself."""
@@ -76,9 +79,19 @@ class RequestHeads:
     def __init__(self, proxied: Callable[[Origin], tuple[tuple[str, str], ...] | None]) -> None:
         self._proxied = proxied
         self._kept: dict[tuple[str, tuple[tuple[str, str], ...], str], RequestHead] = {}
+        self._last = (NO_CALL, RequestHead(Origin("", "", 0), b"", may_lack_body=False))
+        """Nearly every call is like the one before it, and says so by the same objects: no hash need be taken."""
 
     def get(self, call: HttpCall) -> RequestHead:
         """The head of a call; `UsageError` where it could not be sent as it stands."""
+        last, head = self._last
+        if call.headers is last.headers and call.url is last.url and call.method is last.method:
+            return head
+        head = self._kept_for(call)
+        self._last = call, head
+        return head
+
+    def _kept_for(self, call: HttpCall) -> RequestHead:
         key = (call.url, call.headers, call.method)
         head = self._kept.get(key)
         if head is None:
