@@ -13,11 +13,11 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 # Seconds after which a slow proof counts as hung; a test of `make test` does after the two minutes of pyproject.toml.
 LONG := 3000
 
-.PHONY: help demo test conformance torture fuzz lint types format bench limits lock clean
+.PHONY: help demo test conformance torture fuzz lint types format bench limits bench-gateway lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 .venv/bin/uv:
 	$(PYTHON) -m venv .venv
@@ -68,11 +68,14 @@ bench: $(DEV_STAMP)  ## what a call costs beside the bare floor
 limits: $(DEV_STAMP)  ## how well a limit is filled, and what is throttled, beside the SDK, LangChain and LiteLLM
 	$(BIN)/python bench/limits.py
 
+bench-gateway: $(DEV_STAMP)  ## our gateway beside LiteLLM's proxy, TensorZero, Portkey and none; writes docs/gateway-benchmarks.md
+	$(BIN)/python bench/gateway.py --write docs/gateway-benchmarks.md
+
 lock: | .venv/bin/uv  ## compile the requirements again
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) --all-extras requirements/dev.in pyproject.toml -o $(DEV)
 	$(COMPILE) -c $(DEV) requirements/build.in pyproject.toml -o $(CORE)
-	for name in conformance-openai2 conformance-openai3 conformance-litellm bench-tenacity bench-langchain; do \
+	for name in conformance-openai2 conformance-openai3 conformance-litellm conformance-langchain conformance-llm conformance-schemathesis bench-tenacity bench-langchain bench-gateway-tensorzero; do \
 		$(COMPILE) requirements/$$name.in -o requirements/$$name.txt || exit 1; done
 
 clean:  ## forget the environment and the caches

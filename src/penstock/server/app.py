@@ -17,12 +17,15 @@ from starlette.responses import Response as FrameworkResponse
 from starlette.routing import Route
 
 from penstock import __version__
+from penstock.edges.clock import SystemClock
 from penstock.errors import RequestError
-from penstock.server import catalogue, generate, openapi
+from penstock.server import batches, catalogue, files, generate, openapi
 from penstock.server.afterwards import Afterwards, make_private_folder
+from penstock.server.batches import Batches
 from penstock.server.catalogue import sent
 from penstock.server.door import FAILED, Door
 from penstock.server.gateway import ROUTE, Gateway
+from penstock.server.keeping import Keeping
 from penstock.server.metrics import Metrics, Sources
 from penstock.server.models import Models
 from penstock.server.replies import Turned, error_reply, reply_to
@@ -53,9 +56,14 @@ class Server:
             models=models.statistics,
             request_log=self._afterwards.log_statistics,
             post_processing=self._afterwards.step_statistics,
+            batch_rows=lambda: self.batches.statistics(),  # noqa: PLW0108  they come later: they need what counts
         )
         metrics = Metrics(models.names, sources)
         self.serving = Serving(settings, models, rules, metrics, self._afterwards.listeners)
+        clock = SystemClock()
+        self.keeping = Keeping(self.data, clock)
+        self.batches = Batches(self.serving, self.keeping, clock)
+        self.serving.background.append(self.batches)
         self.secrets = [environ[name] for name in settings.variables if name in environ]
         self.app = _application(self)
         self.door = Door(self.app, self.serving)
@@ -69,6 +77,8 @@ class Server:
             await stack.enter_async_context(self._afterwards.open())
             stack.push_async_callback(models.aclose)
             await models.open(self.serving.observer_of)
+            await stack.enter_async_context(self.keeping.open())
+            await stack.enter_async_context(self.batches.open())
             yield
 
 
@@ -80,7 +90,7 @@ def _application(server: Server) -> FastAPI:
         async with server.open():
             yield
 
-    app = FastAPI(title="Penstock", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Penstock", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _framework_error)
     app.add_exception_handler(Turned, _turned)
@@ -89,6 +99,8 @@ def _application(server: Server) -> FastAPI:
     # The door sends this route past the framework; here it is so that whoever walks the routes sees it.
     app.router.routes.append(Route(ROUTE, _AsRoute(Gateway(server.serving)), methods=["POST"]))
     app.include_router(generate.routes(server.serving))
+    app.include_router(files.routes(server.keeping, server.serving.rules.most_upload_bytes))
+    app.include_router(batches.routes(server.batches))
     app.include_router(catalogue.routes(server.serving, int(time())))
     openapi.complete(app)
     return app

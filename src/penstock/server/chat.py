@@ -5,6 +5,7 @@ Fields that are not known here pass through in both directions as they are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,11 @@ from penstock.records import Chunk, Request
 from penstock.server.replies import Turned, error_body, error_reply
 
 DONE = b"data: [DONE]\n\n"
+
+_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"})
+"""Those that clients know."""
+
+_A_CHOICE = re.compile(rb'"choices"\s*:\s*\[\s*\{')
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -59,7 +65,10 @@ def events(chunks: Iterable[Chunk], head: bytes, *, wants_usage: bool) -> bytes:
     The chunk that has nothing but usage is for those who asked for it: many clients expect a choice in every chunk.
     """
     return b"".join(
-        b"data: %b\n\n" % (chunk.raw or _made(chunk, head)) for chunk in chunks if wants_usage or not _only_usage(chunk)
+        b"data: %b\n\n" % data
+        for chunk in chunks
+        for data in ((chunk.raw,) if chunk.raw else _made(chunk, head))
+        if wants_usage or chunk.usage is None or not _only_usage(data)
     )
 
 
@@ -74,7 +83,8 @@ def error_event(error: RequestError) -> bytes:
     return b"data: %b\n\n" % error_body(error)
 
 
-def _made(chunk: Chunk, head: bytes) -> bytes:
+def _made(chunk: Chunk, head: bytes) -> list[bytes]:
+    """A whole answer as the chunks of a stream: what it says, and then what it took."""
     delta: dict[str, Any] = {"role": "assistant", "content": chunk.text}
     if chunk.reasoning:
         delta["reasoning_content"] = chunk.reasoning
@@ -88,23 +98,22 @@ def _made(chunk: Chunk, head: bytes) -> bytes:
             }
             for part in chunk.tool_calls
         ]
-    reason = chunk.finish_reason if chunk.finish_reason != "other" else "stop"
-    choices = [] if _only_usage(chunk) else [{"index": 0, "delta": delta, "finish_reason": reason}]
-    usage = chunk.usage
-    told = None
-    if usage is not None:
+    reason = chunk.finish_reason if chunk.finish_reason in _REASONS else "stop"
+    choice = {"index": 0, "delta": delta, "finish_reason": reason}
+    made = [b'%b,"choices":%b,"usage":null}' % (head, _encode([choice]))]
+    if (usage := chunk.usage) is not None:
         told = {
             "prompt_tokens": usage.input_tokens,
             "completion_tokens": usage.output_tokens,
             "total_tokens": usage.input_tokens + usage.output_tokens,
         }
-    return b'%b,"choices":%b,"usage":%b}' % (head, _encode(choices), _encode(told))
+        made.append(b'%b,"choices":[],"usage":%b}' % (head, _encode(told)))
+    return made
 
 
-def _only_usage(chunk: Chunk) -> bool:
-    return chunk.usage is not None and not (
-        chunk.text or chunk.reasoning or chunk.tool_calls or chunk.finish_reason or b'"choices":[{' in chunk.raw
-    )
+def _only_usage(data: bytes) -> bool:
+    """True for the data of an event that has no choice."""
+    return _A_CHOICE.search(data) is None
 
 
 def _bad(message: str, param: str | None = None) -> Turned:

@@ -5,15 +5,17 @@ It also names each request, answers what nothing else did, and sends chat comple
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import TypeAlias
 
-from penstock.server.exchange import Exchange
+from penstock.server.exchange import CALLER_LEFT, Exchange
 from penstock.server.gateway import ROUTE, STOPPING, Gateway
 from penstock.server.logs import REQUEST_ID
-from penstock.server.replies import Turned, error_reply
-from penstock.server.security import named_headers, new_request_id
+from penstock.server.replies import Turned, closing, error_reply
+from penstock.server.security import BODY_METHODS, OPEN_PATHS, UPLOAD_PATH, named_headers, new_request_id
 from penstock.server.serving import Serving
 from penstock.server.visit import Message, Receive, Scope, Send, Visit
 
@@ -22,6 +24,9 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 FAILED = error_reply(
     500, "the server failed at this request; its log says why, under the request's id", code="internal"
 )
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""Any other is a text of the caller's, which must not become a label."""
+
 _log = logging.getLogger("penstock.server")
 
 
@@ -43,21 +48,29 @@ class Door:
         except Turned as turned:
             await self._turn_away(visit, turned)
             return
-        if self._serving.draining and scope["method"] == "POST":
-            await visit.answer(STOPPING)
-            return
         try:
+            if self._serving.draining and scope["method"] == "POST":
+                await visit.answer(closing(STOPPING))
+                return
             # Past the framework's routing and middleware, which cost more than all of our own work for a request.
             if scope["path"] == ROUTE and scope["method"] == "POST":
                 await self._gateway(visit)
             else:
                 await self._through_framework(visit)
+        except Turned as turned:
+            await visit.answer(turned.reply)
+        except asyncio.CancelledError:
+            if not visit.ended:
+                raise  # the connection is closed, which is all that can still be told
         except Exception:
             _log.exception("a request failed")
             if visit.status and not visit.ended:
                 raise  # the connection is closed, which is all that can still be told
             if not visit.status:
                 await visit.answer(FAILED)
+        finally:
+            if not visit.accounted and scope["path"] not in OPEN_PATHS:
+                self._account(visit)
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The lifespan is the framework's; nothing else but HTTP is spoken."""
@@ -68,15 +81,20 @@ class Door:
 
     async def _turn_away(self, visit: Visit, turned: Turned) -> None:
         # The body is not read, so the connection cannot be used again.
-        await visit.answer(turned.reply, [(b"connection", b"close")])
+        await visit.answer(closing(turned.reply))
+        self._account(visit)
+
+    def _account(self, visit: Visit) -> None:
+        """Tell of a request that came to no model."""
         self._serving.over(
             Exchange(
                 request_id=visit.request_id,
-                route="",
-                method=visit.scope["method"],
-                status=visit.status,
+                route=getattr(visit.scope.get("route"), "path", ""),
+                method=visit.scope["method"] if visit.scope["method"] in METHODS else "other",
+                status=visit.status or CALLER_LEFT,
                 began_at=visit.began_at,
-                duration_s=0.0,
+                duration_s=monotonic() - visit.began,
+                key_name=visit.guest.key_name,
             )
         )
 
@@ -88,5 +106,8 @@ class Door:
             visit.ended = message["type"] == "http.response.body" and not message.get("more_body")
             await visit.send(message)
 
+        rules, scope = self._serving.rules, visit.scope
+        if scope["method"] in BODY_METHODS and scope["path"] != UPLOAD_PATH:
+            await visit.read_ahead(rules.most_body_bytes)
         visit.scope["penstock.visit"] = visit
         await self._app(visit.scope, visit.receive, send)

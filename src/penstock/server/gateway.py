@@ -13,12 +13,11 @@ from time import monotonic
 from penstock.engine.call import Caller, Outcome
 from penstock.engine.stream import Streaming
 from penstock.errors import RequestError
-from penstock.records import Response
 from penstock.server.chat import DONE, Chat, error_event, events, head_of, read_chat
 from penstock.server.exchange import CALLER_LEFT, Exchange
 from penstock.server.leaving import WhileThere
 from penstock.server.models import Model
-from penstock.server.replies import Headers, Reply, Turned, error_reply, reply_to
+from penstock.server.replies import Headers, Reply, Turned, error_reply, reply_to, upstream_header
 from penstock.server.serving import Serving
 from penstock.server.visit import Visit
 
@@ -61,8 +60,11 @@ class Gateway:
             # The server stops and its grace is over.
             if not visit.status:
                 await visit.answer(STOPPING)
+            elif not visit.ended:
+                await visit.end(b"data: %b\n\n" % STOPPING.body)
             raise
         finally:
+            visit.accounted = True
             streamed = chat is not None and chat.streamed
             if client.gone:
                 visit.status = CALLER_LEFT
@@ -104,16 +106,14 @@ class Gateway:
 
 def passed_on(caller: Caller, outcome: Outcome) -> Headers:
     """What the provider tells of limits, and under which id it knows the request."""
-    headers = caller.account.provider.passed_on(outcome.headers)
-    upstream = upstream_id(outcome.response)
-    if upstream:
-        headers.append((b"x-penstock-upstream-request-id", upstream.encode("latin-1", "replace")))
-    return headers
+    provider = caller.account.provider
+    return [*provider.passed_on(outcome.headers), *upstream_header(provider.request_id(outcome.headers))]
 
 
-def upstream_id(response: Response | None) -> str:
+def upstream_id(outcome: Outcome) -> str:
     """The provider's id of a request; empty where it gave none."""
-    return response.request_id or "" if response is not None else ""
+    told = outcome.response or outcome.error
+    return told.request_id or "" if told is not None else ""
 
 
 def exchange_of(
@@ -140,7 +140,7 @@ def exchange_of(
         else None,
         attempts=outcome.attempts,
         finish_reason=response.finish_reason if response is not None else "",
-        upstream_request_id=upstream_id(response),
+        upstream_request_id=upstream_id(outcome),
         prompt=visit.asked if content else b"",
         answer=response.raw if content and response is not None else b"",
     )

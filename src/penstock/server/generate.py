@@ -12,17 +12,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from penstock.client import Asking
 from penstock.engine.source import raw_rows
 from penstock.engine.stream import Streaming
+from penstock.errors import RunStopped
 from penstock.records import Request as Asked
 from penstock.records import Response, Result
 from penstock.server.chat import DONE
 from penstock.server.gateway import EVENT_STREAM, passed_on
 from penstock.server.models import Model
-from penstock.server.replies import Reply, reply_to
+from penstock.server.replies import Headers, Reply, reply_to
 from penstock.server.serving import Serving
-from penstock.server.work import Documented, Job, Working, error_schema
+from penstock.server.work import Documented, Job, Working, error_schema, provider_errors
 
+LINES: Headers = [(b"content-type", b"application/x-ndjson"), (b"x-accel-buffering", b"no")]
 MOST_PROMPTS = 10_000
-ERRORS = error_schema(400, 401, 404, 413, 415, 421, 422, 429, 500, 502, 503, 504)
+ERRORS = error_schema(400, 401, 402, 403, 404, 408, 413, 415, 421, 429, 500, 502, 503, 504) | provider_errors()
 
 _encode = msgspec.json.Encoder().encode
 
@@ -75,7 +77,7 @@ def routes(serving: Serving) -> APIRouter:
 
     stream_content: Documented = {200: {"description": "Server-sent events", "content": {"text/event-stream": {}}}}
 
-    @router.post("/generate/stream", response_class=Working, responses=ERRORS | stream_content)
+    @router.post("/generate/stream", status_code=200, response_class=Working, responses=ERRORS | stream_content)
     async def generate_stream(asked: Ask) -> Working:
         """The same as it comes: events with `text`, one with `finish_reason` and `usage`, then `[DONE]`."""
         model = _model(serving, asked.model)
@@ -83,7 +85,7 @@ def routes(serving: Serving) -> APIRouter:
 
     lines_content: Documented = {200: {"description": "JSON lines", "content": {"application/x-ndjson": {}}}}
 
-    @router.post("/generate/batch", response_class=Working, responses=ERRORS | lines_content)
+    @router.post("/generate/batch", status_code=200, response_class=Working, responses=ERRORS | lines_content)
     async def generate_batch(asked: Annotated[AskMany, Body()]) -> Working:
         """Many prompts: a JSON line for each as it is ready, `index` telling which."""
         model = _model(serving, asked.model)
@@ -150,11 +152,17 @@ async def _many(job: Job, asked: AskMany) -> None:
     run = await client.start(
         raw_rows(asked.prompts), asking, serving.observer_of(job.model.name), client.scope(None, None, None)
     )
-    await visit.begin(200, [(b"content-type", b"application/x-ndjson"), (b"x-accel-buffering", b"no")])
-    async with aclosing(run.results()) as results:
-        async for result in results:
-            serving.row_over(job.model, job.route, result)
-            await visit.write(_encode(_line(result)) + b"\n")
+    try:
+        async with aclosing(run.results()) as results:
+            async for result in results:
+                serving.row_over(job.model, job.route, result)
+                if not visit.status:
+                    await visit.begin(200, LINES)
+                await visit.write(_encode(_line(result)) + b"\n")
+    except RunStopped as stopped:
+        if not visit.status:
+            raise
+        await visit.write(_encode(_last_line(stopped)) + b"\n")
     await visit.end()
 
 
@@ -174,6 +182,12 @@ def _line(result: Result) -> dict[str, Any]:
     assert error is not None
     told = {"kind": error.kind, "status": error.status, "code": error.code, "message": error.message}
     return {"index": result.index, "generated_text": None, "error": told}
+
+
+def _last_line(stopped: RunStopped) -> dict[str, Any]:
+    """Why the rows that have no line have none."""
+    told = {"kind": stopped.reason, "status": None, "code": None, "message": str(stopped)}
+    return {"index": None, "generated_text": None, "error": told}
 
 
 def _event(values: dict[str, Any]) -> bytes:

@@ -6,8 +6,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from penstock.server import batches
 from penstock.server.gateway import ROUTE
-from penstock.server.work import error_schema
+from penstock.server.work import error_schema, provider_errors
 
 _ERROR = {
     "type": "object",
@@ -64,6 +65,7 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
     schemas = components.setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
+    schemas |= batches.schemas()
     schemas["Error"] = _ERROR
     schemas["ChatCompletionRequest"] = _CHAT
     schemas["ChatCompletion"] = _COMPLETION
@@ -86,7 +88,7 @@ def _chat_operation() -> dict[str, Any]:
             "text/event-stream": {},
         },
     }
-    errors = error_schema(400, 401, 402, 403, 404, 408, 413, 415, 421, 422, 429, 500, 502, 503, 504)
+    errors = error_schema(400, 401, 402, 403, 404, 408, 413, 415, 421, 422, 429, 500, 502, 503, 504) | provider_errors()
     return {
         "tags": ["chat"],
         "summary": "Chat completion, compatible with OpenAI's",

@@ -8,6 +8,9 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MOST_HEAD_BYTES = 64 * 1024
+WHOLE = "penstock.whole"
+"""In a scope: the body has come with the head, as nearly every one does, so that nobody need watch the time for it."""
+
 READ_BYTES = 256 * 1024
 """What the event loop hands over at once, at most: part of it may be body."""
 
@@ -57,6 +60,10 @@ class CappedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._calm()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self.scope[WHOLE] = True  # type: ignore[literal-required] # a key of our own
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._calm()

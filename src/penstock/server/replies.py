@@ -14,6 +14,8 @@ from penstock.errors import Kind, RequestError
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
+CLOSE: tuple[bytes, bytes] = (b"connection", b"close")
+UPSTREAM_ID = b"x-penstock-upstream-request-id"
 LONGEST_RETRY_AFTER = 120.0
 """The OpenAI SDK does not retry at all when it is told to wait longer."""
 
@@ -92,15 +94,27 @@ def error_reply(status: int, message: str, *, code: str | None = None, param: st
     return Reply(status, _encode(ErrorBody(ErrorFields(message, type_of(status), param, code))))
 
 
+def closing(reply: Reply) -> Reply:
+    """The same as the last answer of a connection: what is left of the request's body is not read."""
+    return Reply(reply.status, reply.body, (*reply.headers, CLOSE))
+
+
 def type_of(status: int) -> str:
     """The type of an error that the provider has not given one."""
     return _TYPE.get(status, "server_error" if status >= 500 else "invalid_request_error")
+
+
+def upstream_header(request_id: str | None) -> Headers:
+    """The provider's id of a request as a header; none where there is none, or it is none that a header can carry."""
+    sendable = request_id and request_id.isascii() and request_id.isprintable()
+    return [(UPSTREAM_ID, request_id.encode())] if request_id and sendable else []
 
 
 def reply_to(error: RequestError, *, sends: int = 0) -> Reply:
     """The reply to a request that came to nothing after `sends`. Nobody is to retry what was retried here already."""
     status = status_of(error)
     headers = [JSON, *(header for header in error.headers if not header[0].startswith(b"retry-after"))]
+    headers += upstream_header(error.request_id)
     if status in (429, 503) and error.retry_after is not None:
         wait = min(error.retry_after, LONGEST_RETRY_AFTER)
         headers += [(b"retry-after", b"%d" % max(1, round(wait + 0.499))), (b"retry-after-ms", b"%d" % (wait * 1000))]

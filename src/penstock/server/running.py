@@ -6,6 +6,7 @@ First SIGINT or SIGTERM: nothing new is taken, what is under way may finish. Sec
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -24,6 +25,9 @@ from penstock.server.logs import Redaction, log_config
 from penstock.server.protocol import CappedProtocol
 
 BACKLOG = 2048
+LAST_WORDS = 1.0
+"""Seconds for requests that were cancelled to tell their clients so."""
+
 KEEP_ALIVE = 75
 """Seconds: longer than load balancers keep a connection (60), so that it is not they who find it closed."""
 
@@ -41,12 +45,26 @@ class Runner(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Tell that requests are taken, once they are."""
         await super().startup(sockets)
+        # What was imported and built stays: the collector need not look through it again and again (5 % of a busy server).
+        gc.collect()
+        gc.freeze()
         if self.started:
             self._listening()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait, after the grace, until what was cancelled has told what became of it."""
+        await super().shutdown(sockets)
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=LAST_WORDS)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Ours, for as long as it runs; uvicorn would raise them again at the end, and its second one does not cancel."""
+        """None of uvicorn's: it would raise them again at the end, and its second one does not cancel."""
+        yield
+
+    @contextmanager
+    def heeding_signals(self) -> Iterator[None]:
+        """Ours, until the last line of the log is written."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.handle_exit, number, None)
@@ -83,28 +101,35 @@ def run(server: Server, tell: Callable[[str], None]) -> int:
     """
     listening = server.serving.settings.server
     bound = _bound(listening.host, listening.port)
-    config = uvicorn.Config(
-        server.door,
-        http=CappedProtocol,
-        ws="none",
-        lifespan="on",
-        access_log=False,
-        log_config=log_config(Redaction(server.secrets)),
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=max(1, round(listening.grace)),
-        backlog=BACKLOG,
-    )
+    config = config_of(server, log_config(Redaction(server.secrets)))
     name = f"[{listening.host}]" if ":" in listening.host else listening.host
     runner = Runner(server, config, lambda: tell(f"listening on http://{name}:{bound.getsockname()[1]}"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
-        loop.run(_serve(runner, bound))
+        loop.run(_serve(server, runner, bound))
     return 128 + runner.signals[0] if runner.signals else 0
 
 
-async def _serve(runner: Runner, bound: socket.socket) -> Any:
-    await runner.serve(sockets=[bound])
+def config_of(server: Server, logs: dict[str, Any] | None = None) -> uvicorn.Config:
+    """How uvicorn is to serve it; `logs` is a configuration of `logging`, None leaves that as it is."""
+    return uvicorn.Config(
+        server.door,
+        http=CappedProtocol,
+        ws="none",
+        lifespan="off",  # `_serve` opens and closes the server, and is told what went wrong
+        access_log=False,
+        log_config=logs,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=max(1, round(server.serving.settings.server.grace)),
+        backlog=BACKLOG,
+    )
+
+
+async def _serve(server: Server, runner: Runner, bound: socket.socket) -> None:
+    with bound, runner.heeding_signals():
+        async with server.open():
+            await runner.serve(sockets=[bound])
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -112,8 +137,12 @@ def _bound(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         bound = socket.socket(family, socket.SOCK_STREAM)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except BaseException:
+            bound.close()
+            raise
     except OSError as error:
         raise UsageError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from error
     return bound

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import time
+from typing import Protocol
 
 from penstock.errors import RequestError
 from penstock.records import Result
@@ -12,6 +13,18 @@ from penstock.server.metrics import Metrics
 from penstock.server.models import Model, Models
 from penstock.server.security import Rules
 from penstock.server.settings import Settings
+
+
+class Background(Protocol):
+    """What goes on without a request."""
+
+    def drain(self) -> None:
+        """Begin nothing new; what is under way may finish."""
+        ...
+
+    def cancel(self) -> None:
+        """Give up what is under way."""
+        ...
 
 
 class Serving:
@@ -28,14 +41,19 @@ class Serving:
         self.settings, self.models, self.rules = settings, models, rules
         self.metrics, self._listeners = metrics, tuple(listeners)
         self.keeps_content = settings.server.log_content or bool(settings.server.after)
+        self.background: list[Background] = []
         self.draining = False
 
     def drain(self) -> None:
         """Take nothing new."""
         self.draining = True
+        for part in self.background:
+            part.drain()
 
     def cancel(self) -> None:
         """Give up what goes on without a request."""
+        for part in self.background:
+            part.cancel()
 
     def over(self, exchange: Exchange) -> None:
         """A request is over: count it, and tell whoever listens (request log, post-processing, traces)."""

@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from time import monotonic, time
 from typing import Any, TypeAlias
 
-from penstock.server.replies import Reply, Turned, error_reply
+from penstock.server.exchange import CALLER_LEFT
+from penstock.server.protocol import WHOLE
+from penstock.server.replies import Reply, Turned, closing, error_reply
 from penstock.server.security import ANYBODY, Guest, too_large
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -21,43 +23,61 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 SLOWEST_BODY = 60.0
 """Seconds in which the body of a request must have come, whatever its size: uploads are bounded by their own."""
 
+LEFT = error_reply(CALLER_LEFT, "the caller left before the request was whole", code="caller_left")
+"""Nobody is there to read it; it is what the log says."""
+
 TOO_SLOW = error_reply(408, "the body of the request did not come in time", code="request_timeout")
 
 
 class Visit:
     """What a handler knows of its request, and how it answers.
 
-    `status` is what was sent, 0 before; `ended` true once the answer is whole; `asked` the body that was read.
+    `status` is what was sent, 0 before; `ended` true once the answer is whole; `asked` the body that was read;
+    `accounted` true once its exchange was told.
     """
 
-    __slots__ = ("asked", "began", "began_at", "ended", "guest", "receive", "request_id", "scope", "send", "status")
+    __slots__ = ("accounted", "asked", "began", "began_at", "ended", "guest", "receive", "request_id", "scope", "send", "status")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str, guest: Guest = ANYBODY) -> None:
         self.scope, self.receive, self.send = scope, receive, send
         self.request_id, self.guest = request_id, guest
         self.began, self.began_at = monotonic(), time()
         self.status = 0
-        self.ended = False
+        self.ended = self.accounted = False
         self.asked = b""
 
     async def body(self, most_bytes: int) -> bytes:
         """The whole body. Raises `Turned` where it is too large or comes too slowly."""
-        parts: list[bytes] = []
-        size = 0
+        if WHOLE in self.scope:
+            return await self._pieces(most_bytes)  # a time-out that cannot fire would be a tenth of a request's own cost
         try:
             async with asyncio.timeout(SLOWEST_BODY):
-                while True:
-                    message = await self.receive()
-                    if message["type"] == "http.disconnect":
-                        raise Turned(TOO_SLOW)  # nobody is left to read this reply
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > most_bytes:
-                        raise Turned(too_large(most_bytes))
-                    if not message.get("more_body"):
-                        return parts[0] if len(parts) == 1 else b"".join(parts)
+                return await self._pieces(most_bytes)
         except TimeoutError as timeout:
-            raise Turned(TOO_SLOW) from timeout
+            raise Turned(closing(TOO_SLOW)) from timeout
+
+    async def _pieces(self, most_bytes: int) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise Turned(LEFT)
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > most_bytes:
+                raise Turned(closing(too_large(most_bytes)))
+            if not message.get("more_body"):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def read_ahead(self, most_bytes: int) -> None:
+        """Read the body now, within its bounds, for a reader that knows none: `receive` then gives it in one piece."""
+        left, receive = [await self.body(most_bytes)], self.receive
+
+        async def replayed() -> Message:
+            return {"type": "http.request", "body": left.pop(), "more_body": False} if left else await receive()
+
+        self.receive = replayed
 
     async def answer(self, reply: Reply, further: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Send a whole answer."""
@@ -68,8 +88,8 @@ class Visit:
     async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Send the head of an answer; the request's id goes with it."""
         self.status = status
-        headers.append((b"x-request-id", self.request_id.encode()))
-        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        named = [*headers, (b"x-request-id", self.request_id.encode())]
+        await self.send({"type": "http.response.start", "status": status, "headers": named})
 
     async def write(self, data: bytes) -> None:
         """Send a piece of the body; waits where the client reads slowly."""

@@ -66,6 +66,7 @@ class Working(FrameworkResponse):
                 await visit.answer(STOPPING)
             raise
         finally:
+            visit.accounted = True
             if client.gone:
                 visit.status = CALLER_LEFT
             self._serving.over(job.exchange)
@@ -91,3 +92,9 @@ def error_schema(*statuses: int) -> Documented:
     """The errors of a route, for the OpenAPI document."""
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     return {status: {"description": "An error", "content": content} for status in statuses}
+
+
+def provider_errors() -> Documented:
+    """An error of the provider comes under its own status, whatever that is."""
+    (told,) = error_schema(500).values()
+    return {"default": {**told, "description": "An error of the provider, under its own status"}}
