@@ -28,13 +28,14 @@ class Afterwards:
         self._log = (
             RequestLog(data / "requests.jsonl", content=listening.log_content) if listening.request_log else None
         )
-        self._steps = PostProcessing([_step(name) for name in listening.after]) if listening.after else None
         self._telemetry = _telemetry() if listening.otel else None
+        steps = [_step(name) for name in listening.after]
+        if self._telemetry is not None:
+            steps.append(self._telemetry.exchange)  # the SDK takes 140 us for one, which no request should wait for
+        self._steps = PostProcessing(steps) if steps else None
         self.listeners: list[Callable[[Exchange], object]] = [
             part.record for part in (self._log, self._steps) if part is not None
         ]
-        if self._telemetry is not None:
-            self.listeners.append(self._telemetry.exchange)
 
     def log_statistics(self) -> Mapping[str, float]:
         """Of the request log; empty without one."""
@@ -48,12 +49,12 @@ class Afterwards:
     async def open(self) -> AsyncIterator[None]:
         """Take exchanges until the block is left, then write and send what waits."""
         async with AsyncExitStack() as stack:
+            if self._telemetry is not None:
+                stack.push_async_callback(self._telemetry.aclose)
             for part in (self._log, self._steps):
                 if part is not None:
                     await part.start()
                     stack.push_async_callback(part.aclose)
-            if self._telemetry is not None:
-                stack.push_async_callback(self._telemetry.aclose)
             yield
 
 

@@ -44,7 +44,9 @@ class Door:
         visit = Visit(scope, receive, send, new_request_id())
         REQUEST_ID.set(visit.request_id)
         try:
-            visit.guest = self._serving.rules.admit(scope["method"], scope["path"], named_headers(scope))
+            headers = named_headers(scope)
+            visit.guest = self._serving.rules.admit(scope["method"], scope["path"], headers)
+            visit.traceparent = headers.get(b"traceparent", b"").decode("latin-1")
         except Turned as turned:
             await self._turn_away(visit, turned)
             return

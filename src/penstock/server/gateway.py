@@ -45,7 +45,7 @@ class Gateway:
             visit.asked = await visit.body(self._serving.rules.most_body_bytes)
             chat = read_chat(visit.asked)
             model = self._serving.models.find(chat.model)
-            caller = model.callers[visit.guest.lane]
+            caller = self._serving.caller(visit, model)
             async with client:
                 if chat.streamed:
                     outcome = await self._stream(visit, caller, model, chat)
@@ -141,6 +141,8 @@ def exchange_of(
         attempts=outcome.attempts,
         finish_reason=response.finish_reason if response is not None else "",
         upstream_request_id=upstream_id(outcome),
+        sends=tuple(visit.sends),
+        traceparent=visit.traceparent,
         prompt=visit.asked if content else b"",
         answer=response.raw if content and response is not None else b"",
     )

@@ -109,7 +109,7 @@ def _request(asked: Ask) -> Asked:
 
 async def _whole(job: Job, asked: Asked) -> None:
     assert job.model is not None
-    caller = job.model.callers[job.visit.guest.lane]
+    caller = job.serving.caller(job.visit, job.model)
     account = caller.account
     job.visit.asked = body = account.provider.encode(asked, account.model)
     job.outcome = outcome = await caller.call(asked, body)
@@ -122,7 +122,7 @@ async def _whole(job: Job, asked: Asked) -> None:
 
 async def _as_it_comes(job: Job, asked: Asked) -> None:
     assert job.model is not None
-    caller, visit, job.streamed = job.model.callers[job.visit.guest.lane], job.visit, True
+    caller, visit, job.streamed = job.serving.caller(job.visit, job.model), job.visit, True
     visit.asked = caller.account.provider.encode(asked, caller.account.model)
     streaming = Streaming(caller, asked, visit.asked)
     job.outcome = outcome = streaming.outcome

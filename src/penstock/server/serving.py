@@ -6,13 +6,17 @@ from collections.abc import Callable, Sequence
 from time import time
 from typing import Protocol
 
+import msgspec
+
+from penstock.engine.call import Caller
 from penstock.errors import RequestError
 from penstock.records import Result
-from penstock.server.exchange import Exchange
+from penstock.server.exchange import Exchange, Trail
 from penstock.server.metrics import Metrics
 from penstock.server.models import Model, Models
 from penstock.server.security import Rules
 from penstock.server.settings import Settings
+from penstock.server.visit import Visit
 
 
 class Background(Protocol):
@@ -43,6 +47,15 @@ class Serving:
         self.keeps_content = settings.server.log_content or bool(settings.server.after)
         self.background: list[Background] = []
         self.draining = False
+
+    def caller(self, visit: Visit, model: Model) -> Caller:
+        """Who carries a request of this visit; its sends are noted one by one where traces are made of them."""
+        caller = model.callers[visit.guest.lane]
+        if not self.settings.server.otel:
+            return caller
+        trail = Trail(caller.account.clock, caller.observer)
+        visit.sends = trail.sends
+        return msgspec.structs.replace(caller, observer=trail, marks=trail)
 
     def drain(self) -> None:
         """Take nothing new."""

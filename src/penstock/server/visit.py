@@ -6,11 +6,12 @@ It reads bodies within their limits and writes answers; what they say is the han
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from time import monotonic, time
 from typing import Any, TypeAlias
 
 from penstock.server.exchange import CALLER_LEFT
+from penstock.server.exchange import Send as Attempt
 from penstock.server.protocol import WHOLE
 from penstock.server.replies import Reply, Turned, closing, error_reply
 from penstock.server.security import ANYBODY, Guest, too_large
@@ -36,7 +37,21 @@ class Visit:
     `accounted` true once its exchange was told.
     """
 
-    __slots__ = ("accounted", "asked", "began", "began_at", "ended", "guest", "receive", "request_id", "scope", "send", "status")
+    __slots__ = (
+        "accounted",
+        "asked",
+        "began",
+        "began_at",
+        "ended",
+        "guest",
+        "receive",
+        "request_id",
+        "scope",
+        "send",
+        "sends",
+        "status",
+        "traceparent",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str, guest: Guest = ANYBODY) -> None:
         self.scope, self.receive, self.send = scope, receive, send
@@ -45,11 +60,15 @@ class Visit:
         self.status = 0
         self.ended = self.accounted = False
         self.asked = b""
+        self.sends: Sequence[Attempt] = ()
+        self.traceparent = ""
 
     async def body(self, most_bytes: int) -> bytes:
         """The whole body. Raises `Turned` where it is too large or comes too slowly."""
         if WHOLE in self.scope:
-            return await self._pieces(most_bytes)  # a time-out that cannot fire would be a tenth of a request's own cost
+            return await self._pieces(
+                most_bytes
+            )  # a time-out that cannot fire would be a tenth of a request's own cost
         try:
             async with asyncio.timeout(SLOWEST_BODY):
                 return await self._pieces(most_bytes)
