@@ -20,6 +20,7 @@ from pathlib import Path
 
 from penstock import jobs
 from penstock.client import Asking, Client
+from penstock.edges.files import open_input
 from penstock.edges.ledger import LedgerFile, RunRecord
 from penstock.records import Entry, RawRow, Result
 from penstock.rules.entries import to_entry
@@ -47,7 +48,7 @@ def entries(client: Client, rows: int) -> Iterator[Entry]:
 
 
 async def write_ledger(job: jobs.Job, client: Client, rows: int) -> None:
-    digest = jobs.open_input(job.input).digest()  # type: ignore[union-attr]
+    digest = open_input(job.input).digest()  # type: ignore[union-attr]
     ledger = LedgerFile(job.ledger)
     ledger.begin(RunRecord(digest, client.options(job.asking), rows=rows, input_name=job.input))
     batch: list[Entry] = []

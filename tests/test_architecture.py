@@ -116,6 +116,7 @@ PURE_SIMULATOR = (
     "extractive",
     "foreign",
     "plans",
+    "schemas",
     "settings",
     "windows",
 )

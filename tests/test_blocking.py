@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import subprocess
 import sys
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from penstock import Llm
 from penstock.blocking import Client
 from penstock.errors import Refused, UsageError
 from penstock.options import Timeouts
-from penstock.records import HttpAnswer, HttpCall
+from penstock.records import HttpAnswer, HttpCall, RowChunk
 from penstock.testing import ScriptedTransport, completion, error
 
 
@@ -28,6 +30,18 @@ def test_the_same_names_and_results_without_async() -> None:
         assert [result.text for result in client.gather(["a", "b"])] == ["fine", "fine"]
 
 
+def test_a_workflow_runs_in_the_clients_own_thread(tmp_path: Path) -> None:
+    async def twice(row: str, llm: Llm) -> list[str]:
+        threads.add(threading.current_thread().name)
+        return [(await llm.generate(f"{row} {number}")).text for number in range(2)]
+
+    threads: set[str] = set()
+    with Client("openai/m", transport=scripted()) as client:
+        results = list(client.run(twice, ["a", "b"], ledger=tmp_path / "x.ledger"))
+    assert [result.value for result in results] == [["fine", "fine"]] * 2
+    assert threads == {"penstock-loop"}
+
+
 def test_a_stream_is_read_by_a_plain_loop_and_may_be_left() -> None:
     with Client("builtin/extractive") as client:
         with client.stream("One sentence here. Another one there.") as stream:
@@ -35,6 +49,22 @@ def test_a_stream_is_read_by_a_plain_loop_and_may_be_left() -> None:
         assert "".join(texts) == stream.text == stream.response.text
         assert stream.first_token_s is not None
         for _ in client.stream("One sentence here. Another one there."):
+            break
+        assert client.generate("Still here.").text
+
+
+def test_many_streams_are_read_by_one_plain_loop_and_may_be_left() -> None:
+    rows = ["One sentence here. Another one there."] * 3
+    with Client("builtin/extractive") as client:
+        texts, results = [""] * 3, [""] * 3
+        for item in client.stream_many(rows):
+            if isinstance(item, RowChunk):
+                texts[item.index] += item.chunk.text
+            else:
+                results[item.index] = item.unwrap().text
+        assert texts == results
+        assert all(texts)
+        for _ in client.stream_many(rows):
             break
         assert client.generate("Still here.").text
 
@@ -132,3 +162,19 @@ for result in client.map(["One. Two.", "Three. Four."], ledger={str(tmp_path / "
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip()
+
+
+def test_a_client_that_is_collected_in_its_own_thread_closes_all_the_same() -> None:
+    """A client in a cycle of references is found by the collector wherever it comes by, its own loop's thread included."""
+    client = Client("openai/m", transport=scripted())
+    client.generate("hi")
+    loop, thread = client._loop._loop, client._loop._thread
+    client.cycle = client  # type: ignore[attr-defined]
+    del client
+
+    async def collect() -> None:
+        gc.collect()
+
+    asyncio.run_coroutine_threadsafe(collect(), loop).result(30)
+    thread.join(30)
+    assert not thread.is_alive()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from penstock import Client, Limits, Request, UsageError
-from penstock.client import reviver
+from penstock.access import reviver
 from penstock.providers.catalog import SERVICES
 from penstock.records import HttpCall
 from penstock.testing import ScriptedTransport, completion

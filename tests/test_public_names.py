@@ -12,7 +12,7 @@ import pytest
 import penstock
 from penstock import errors
 
-VALUES = {"Client", "Limits", "Request", "Response", "Result", "ToolCall", "Usage"}
+VALUES = {"Chunk", "Client", "Limits", "Llm", "Request", "Response", "Result", "RowChunk", "ToolCall", "Usage"}
 ERRORS = {
     name
     for name, value in vars(errors).items()

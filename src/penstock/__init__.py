@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penstock.client import Client as Client
+    from penstock.engine.workflow import Llm as Llm
     from penstock.errors import BadAnswer as BadAnswer
     from penstock.errors import DeadlineExceeded as DeadlineExceeded
     from penstock.errors import InputError as InputError
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
     from penstock.errors import Throttled as Throttled
     from penstock.errors import Unavailable as Unavailable
     from penstock.errors import UsageError as UsageError
+    from penstock.errors import WorkflowFailed as WorkflowFailed
     from penstock.options import Limits as Limits
+    from penstock.records import Chunk as Chunk
     from penstock.records import Request as Request
     from penstock.records import Response as Response
     from penstock.records import Result as Result
+    from penstock.records import RowChunk as RowChunk
     from penstock.records import ToolCall as ToolCall
     from penstock.records import Usage as Usage
 
@@ -38,8 +42,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "penstock.client": ("Client",),
+    "penstock.engine.workflow": ("Llm",),
     "penstock.options": ("Limits",),
-    "penstock.records": ("Request", "Response", "Result", "ToolCall", "Usage"),
+    "penstock.records": ("Chunk", "Request", "Response", "Result", "RowChunk", "ToolCall", "Usage"),
     "penstock.errors": (
         "PenstockError",
         "UsageError",
@@ -58,6 +63,7 @@ _HOMES = {
         "Refused",
         "BadAnswer",
         "DeadlineExceeded",
+        "WorkflowFailed",
     ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
+
+import msgspec
 
 from penstock.edges.clock import SystemClock
 from penstock.edges.environment import api_key as key_of
@@ -17,11 +19,12 @@ from penstock.edges.environment import connection_cap, raise_descriptor_limit
 from penstock.edges.http import HttpTransport
 from penstock.engine.attempt import Account
 from penstock.engine.gate import Gate, Rules
-from penstock.errors import LoopMismatch, UsageError
+from penstock.errors import InputError, LoopMismatch, UsageError
 from penstock.options import Limits, Timeouts
 from penstock.ports import Clock, Transport
-from penstock.providers.catalog import Service, split_model
+from penstock.providers.catalog import SERVICES, Service, bare_model, ending_streams_with, split_model
 from penstock.providers.openai import chat_completions
+from penstock.records import Response, Row
 
 MOST_CONCURRENCY = 1_000
 """In flight at most where the user sets nothing: limits, or what the engine behind can use, bind before it."""
@@ -48,8 +51,11 @@ class Access:
         timeouts: Timeouts,
         transport: Transport | None,
         clock: Clock | None,
+        stream_end: str | None = None,
     ) -> None:
         self.service, self.model = split_model(model, base_url)
+        if stream_end is not None:
+            self.service = ending_streams_with(self.service, stream_end)
         self.limits, self.timeouts = limits, timeouts
         self.note = ""
         self._adaptive = max_concurrency is None
@@ -97,8 +103,19 @@ class Access:
 
     @property
     def workers(self) -> int:
-        """A few more than may be in flight: rows that wait for a retry hold a worker and must not hold back the others."""
-        return self.max_concurrency + self.max_concurrency // 4 + 1
+        """As many as may be in flight; a run has more only while rows wait to be tried again."""
+        return self.max_concurrency
+
+    def own(self, row: Row, model: str | None, where: str = "prompt") -> Row:
+        """A row whose model is a bare name of this account's service."""
+        named = model or row.request.model
+        if named is None:
+            return row
+        try:
+            bare = bare_model(self.service, named)
+        except UsageError as error:
+            raise InputError(where, str(error)) from error
+        return msgspec.structs.replace(row, request=msgspec.structs.replace(row.request, model=bare))
 
     async def _new_account(self, loop: asyncio.AbstractEventLoop) -> Account:
         self._loop = loop
@@ -137,6 +154,13 @@ class Access:
             raise UsageError(f"max_concurrency: {many}: at most {cap:,}, or raise the limit (ulimit -n)")
         self.max_concurrency = cap
         self.note = f"{many}: {cap:,} go at once (ulimit -n raises the limit)"
+
+
+def reviver(service: str) -> Callable[[bytes], Response]:
+    """How a service's recorded answers are read again; needs no key. Raises `UsageError` for an unknown service."""
+    if service not in SERVICES:
+        raise UsageError(f"this ledger was made with the provider {service!r}, which this version does not know")
+    return chat_completions(SERVICES[service], base_url=NOWHERE, api_key="none").revive
 
 
 def _key_from_environment(service: Service, transport: Transport | None) -> str | None:

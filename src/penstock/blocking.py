@@ -13,17 +13,18 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import CancelledError
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from penstock.client import Client as AsyncClient
 from penstock.client import Prompt
-from penstock.records import Chunk, Response, Result
+from penstock.records import Chunk, Response, Result, RowChunk, Structured
 from penstock.streaming import Stream as AsyncStream
 
 if TYPE_CHECKING:
+    from penstock.edges.functions import Function
     from penstock.planning import Forecast
 
 T = TypeVar("T")
@@ -46,6 +47,11 @@ class _Loop:
             if future.cancel():
                 asyncio.run_coroutine_threadsafe(_gone(work), self._loop).result()
             raise
+
+    @property
+    def runs_here(self) -> bool:
+        """True in the loop's own thread."""
+        return threading.current_thread() is self._thread
 
     def close(self) -> None:
         if self._loop.is_closed():
@@ -87,9 +93,14 @@ class Client:
         """Close every connection and end the thread. Calling it twice does no harm."""
         self._finalizer()
 
+    @overload
+    def generate(self, prompt: Prompt, *, response_model: type[T], **options: Any) -> Structured[T]: ...
+    @overload
+    def generate(self, prompt: Prompt, **options: Any) -> Response: ...
     def generate(self, prompt: Prompt, **options: Any) -> Response:
         """See `penstock.Client.generate`."""
-        return self._loop.run(self._client.generate(prompt, **options))
+        work: Coroutine[Any, Any, Response] = self._client.generate(prompt, **options)
+        return self._loop.run(work)
 
     def stream(self, prompt: Prompt, **options: Any) -> Stream:
         """See `penstock.Client.stream`; iterate it with a plain `for`."""
@@ -97,19 +108,29 @@ class Client:
 
     def map(self, rows: Iterable[Any], **options: Any) -> Generator[Result, None, None]:
         """See `penstock.Client.map`."""
-        results = self._client.map(rows, **options)
-        try:
-            while True:
-                try:
-                    yield self._loop.run(_next(results.__anext__))
-                except StopAsyncIteration:
-                    return
-        finally:
-            self._loop.run(results.aclose())
+        return self._each(self._client.map(rows, **options))
+
+    def stream_many(self, rows: Iterable[Any], **options: Any) -> Generator[RowChunk | Result, None, None]:
+        """See `penstock.Client.stream_many`."""
+        return self._each(self._client.stream_many(rows, **options))
+
+    def run(self, function: Function, rows: Iterable[Any], **options: Any) -> Generator[Result, None, None]:
+        """See `penstock.Client.run`. The function is async; it runs in the client's own thread."""
+        return self._each(self._client.run(function, rows, **options))
 
     def gather(self, prompts: Iterable[Any], **options: Any) -> list[Result]:
         """See `penstock.Client.gather`."""
         return self._loop.run(self._client.gather(prompts, **options))
+
+    def _each(self, items: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+        try:
+            while True:
+                try:
+                    yield self._loop.run(_next(items.__anext__))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._loop.run(items.aclose())
 
     def plan(self, rows: Iterable[Any], **options: Any) -> Forecast:
         """See `penstock.Client.plan`."""
@@ -160,12 +181,26 @@ class Stream:
         """Seconds from the send to the first piece; None before it came."""
         return self._stream.first_token_s
 
+    @property
+    def longest_gap_s(self) -> float | None:
+        """See `penstock.streaming.Stream.longest_gap_s`."""
+        return self._stream.longest_gap_s
+
+    @property
+    def time_per_output_chunk_s(self) -> float | None:
+        """See `penstock.streaming.Stream.time_per_output_chunk_s`."""
+        return self._stream.time_per_output_chunk_s
+
 
 async def _next(step: Callable[[], Awaitable[T]]) -> T:
     return await step()
 
 
 def _close(client: AsyncClient, loop: _Loop) -> None:
+    if loop.runs_here:
+        # The collector came by in the loop's own thread, which cannot wait for itself.
+        threading.Thread(target=_close, args=(client, loop), name="penstock-close").start()
+        return
     try:
         loop.run(client.aclose())
     except CancelledError:

@@ -9,74 +9,53 @@ A Client belongs to one event loop. People share limits by sharing the Client.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
-    Callable,
     Iterable,
-    Iterator,
     Mapping,
-    Sequence,
 )
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
-import msgspec
-
-from penstock.access import NOWHERE, Access
+from penstock.access import Access
+from penstock.edges.functions import Function, require_workflow
 from penstock.edges.ledger import LedgerFile, has_ledger
 from penstock.edges.prices import GenaiPrices
-from penstock.engine.call import Caller
-from penstock.engine.gate import Scope
-from penstock.engine.run import Plan, Run
+from penstock.engine.run import Run
 from penstock.engine.source import raw_rows
 from penstock.engine.stream import OnBreak, Streaming
-from penstock.errors import InputError, UsageError
-from penstock.options import BATCH, INTERACTIVE, Lane, Limits, Retry, Timeouts, positive
-from penstock.ports import Clock, Ledger, Observer, Prices, Transport
-from penstock.providers.catalog import SERVICES, bare_model
-from penstock.providers.openai import ChatCompletions, chat_completions
-from penstock.recording import close_run, ledger_for, spent
-from penstock.records import RawRow, Request, Response, Result, Row, Usage
+from penstock.engine.streamed_rows import HandOver, StreamedRequests, interleaved
+from penstock.engine.structured import answer, send
+from penstock.launching import Launcher
+from penstock.launching import Prompt as Prompt  # noqa: PLC0414  told again for whoever imports it from here
+from penstock.options import Lane, Limits, Retry, Timeouts
+from penstock.ports import Clock, Ledger, Prices, Transport
+from penstock.recording import close_run, results_of
+from penstock.records import Response, Result, RowChunk, Structured
+from penstock.rules.asking import Asking as Asking  # noqa: PLC0414  told again for whoever imports it from here
 from penstock.rules.hedge import Hedging
-from penstock.rules.retry import Policy
-from penstock.rules.spending import Spending
+from penstock.rules.schema import form_of
 from penstock.rules.tally import Tally
-from penstock.rules.template import Template
 from penstock.streaming import Stream
 
 if TYPE_CHECKING:
-    from penstock.planning import Conditions, Forecast
+    from penstock.planning import Forecast
 
-Prompt: TypeAlias = str | Sequence[Mapping[str, Any]] | Request
-"""A text, a list of chat messages, or a whole request."""
-
-
-class Asking(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of every row; the fields are those of `rules.template.Template`."""
-
-    prompt: str | None = None
-    system: str | None = None
-    params: dict[str, Any] = {}
-    id_column: str | None = None
-    keep: tuple[str, ...] = ()
-
-    def template(self) -> Template:
-        """The rule that turns rows into requests; raises `UsageError` where it can be right for no row."""
-        return Template(**{name: getattr(self, name) for name in self.__struct_fields__})
+T = TypeVar("T")
 
 
-class Client:
+class Client(Launcher):
     """Sends requests to one model of one provider, within the account's limits.
 
     `model` is `provider/model` (a bare name is OpenAI's); `api_key` defaults to the provider's usual variable; `base_url`
     includes `/v1`. `timeout` bounds one attempt, `deadline` one row with all its attempts, both in seconds.
     Without `max_concurrency`, how many go at once follows the limits, or where there are none, what the server can use.
     `hedge` sends a request again that is slower than nearly all, at most two in a hundred; both may be billed.
+    `stream_end` is for a server that leaves out `[DONE]`: `finish_reason` or `close` is the least that ends its streams well.
     `transport`, `clock` and `prices` replace the world, for tests. Raises `UsageError` for what cannot be right.
     """
 
@@ -92,11 +71,12 @@ class Client:
         timeout: float | None = None,
         deadline: float | None = None,
         hedge: bool = False,
+        stream_end: str | None = None,
         transport: Transport | None = None,
         clock: Clock | None = None,
         prices: Prices | None = None,
     ) -> None:
-        self._access = Access(
+        access = Access(
             model,
             api_key=api_key,
             base_url=base_url,
@@ -105,11 +85,10 @@ class Client:
             timeouts=Timeouts(total=timeout),
             transport=transport,
             clock=clock,
+            stream_end=stream_end,
         )
-        self.model, self._service = self._access.model, self._access.service
-        self._retry = Retry(max_retries=max_retries, deadline=deadline)
-        self._hedging = Hedging() if hedge else None
-        self._prices = prices or GenaiPrices(self._service.name)
+        retry = Retry(max_retries=max_retries, deadline=deadline)
+        super().__init__(access, retry, Hedging() if hedge else None, prices or GenaiPrices(access.service.name))
         self._runs: dict[Run, LedgerFile | None] = {}
 
     def __repr__(self) -> str:
@@ -132,6 +111,9 @@ class Client:
             await close_run(*self._runs.popitem())
         await self._access.aclose()
 
+    @overload
+    async def generate(self, prompt: Prompt, *, response_model: type[T], **options: Any) -> Structured[T]: ...
+    @overload
     async def generate(
         self,
         prompt: Prompt,
@@ -139,21 +121,33 @@ class Client:
         system: str | None = None,
         model: str | None = None,
         lane: Lane | None = None,
+        response_model: Any = None,
+        repairs: int = 2,
+        **params: Any,
+    ) -> Response: ...
+    async def generate(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = None,
+        model: str | None = None,
+        lane: Lane | None = None,
+        response_model: Any = None,
+        repairs: int = 2,
         **params: Any,
     ) -> Response:
         """One answer. `params` go into the body as they are (`temperature=0`, `max_tokens=200`, ...).
 
-        Its `lane` is one of its own by default, so that it does not wait behind the rows of a run.
+        Its `lane` is one of its own by default, so that it does not wait behind the rows of a run. With a `response_model`
+        (see `rules.schema`) its `value` is one; an answer that does not fit is asked for again, at most `repairs` times.
 
         Raises a `RequestError` (`Refused`, `NoAnswer`, `BadAnswer`, ...) when there is none after the retries.
         """
         request = self._request(prompt, system, model, params)
-        caller = await self._single(lane)
-        outcome = await caller.call(request, self.provider.encode(request, request.model or self.model))
-        if outcome.error is not None:
-            raise outcome.error
-        assert outcome.response is not None
-        return outcome.response
+        if response_model is None:
+            return await send(await self.caller(lane), request)
+        form = form_of(response_model)
+        return await answer(partial(send, await self.caller(lane)), request, form, self._service.native, repairs)
 
     def stream(
         self,
@@ -173,28 +167,11 @@ class Client:
         request = self._request(prompt, system, model, params)
 
         async def begin() -> Streaming:
-            caller = await self._single(lane)
+            caller = await self.caller(lane)
             body = self.provider.encode(request, request.model or self.model)
             return Streaming(caller, request, body, on_break=on_break)
 
         return Stream(begin)
-
-    async def _single(self, lane: Lane | None) -> Caller:
-        """Who carries a request that belongs to no run."""
-        return Caller(
-            account=await self._access.open(),
-            policy=Policy(max_retries=self._retry.max_retries, patient=False),
-            scope=Scope(lane or INTERACTIVE),
-            observer=Tally(),
-            deadline=self._retry.deadline,
-            hedging=self._hedging,
-        )
-
-    def _request(self, prompt: Prompt, system: str | None, model: str | None, params: dict[str, Any]) -> Request:
-        if isinstance(prompt, Request):
-            return prompt
-        values = {"prompt": prompt} if isinstance(prompt, str) else {"messages": [dict(m) for m in prompt]}
-        return self._own(Template(system=system, params=params).row(RawRow(0, "prompt", values)), model).request
 
     # -- many requests
 
@@ -222,30 +199,88 @@ class Client:
         runs share the client, turns are shared by the weights of their lanes.
         """
         asking = Asking(prompt=prompt, system=system, params=dict(params or {}))
-        asking.template()
-        store = await ledger_for(ledger, self.options(asking))
-        own = store if isinstance(store, LedgerFile) and store is not ledger else None
-        try:
-            choices = {"ordered": ordered, "dedupe": dedupe, "retry_failed": retry_failed}
-            choices["look_up"] = store is not None and not (isinstance(store, LedgerFile) and store.is_new)
+        choices: dict[str, Any] = {"ordered": ordered, "dedupe": dedupe, "retry_failed": retry_failed}
+        async with aclosing(self._results(rows, asking, ledger, max_cost, lane, **choices)) as results:
+            async for result in results:
+                yield result
+
+    async def stream_many(
+        self,
+        rows: Iterable[Any] | AsyncIterable[Any],
+        *,
+        prompt: str | None = None,
+        system: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        ledger: str | Path | Ledger | None = None,
+        dedupe: bool = False,
+        retry_failed: bool = False,
+        max_cost: float | None = None,
+        lane: Lane | None = None,
+        on_break: OnBreak = "error",
+    ) -> AsyncGenerator[RowChunk | Result, None]:
+        """The answers of many rows as they come: a `RowChunk` for each piece, and the row's `Result` once it is over.
+
+        All else is as with `map`: a result is recorded before it is yielded, and a row whose answer was there already has
+        no chunks. While nothing is taken the rows under way wait, and hold back their sockets. A row that breaks off after
+        its first piece fails, or, with `on_break="restart"`, begins anew with a chunk that says `restarted`.
+        """
+        asking = Asking(prompt=prompt, system=system, params=dict(params or {}))
+        hand = HandOver[RowChunk | Result]()
+        choices: dict[str, Any] = {"dedupe": dedupe, "retry_failed": retry_failed}
+        choices["work"] = partial(StreamedRequests, hand, on_break)
+        results = self._results(rows, asking, ledger, max_cost, lane, **choices)
+        async with aclosing(interleaved(hand, results)) as items:
+            async for item in items:
+                yield item
+
+    async def run(
+        self,
+        function: Function,
+        rows: Iterable[Any] | AsyncIterable[Any],
+        *,
+        ledger: str | Path | Ledger | None = None,
+        ordered: bool = False,
+        retry_failed: bool = False,
+        max_cost: float | None = None,
+        lane: Lane | None = None,
+    ) -> AsyncGenerator[Result, None]:
+        """One `Result` for each row, whose `value` is what `async def function(row, llm)` gave back for it.
+
+        Inside it `llm.generate` asks as `Client.generate` does. With a `ledger` each answer is recorded before the function
+        gets it; where a run is cut, the same call runs what is left again, and answers that are recorded come from there.
+        A `RequestError` that the function lets through is its row's error, and so is any other exception, as `WorkflowFailed`.
+        All else is as with `map`; `docs/workflows.md` has more.
+        """
+        require_workflow(function)
+        asking = Asking()
+        choices: dict[str, Any] = {"ordered": ordered, "retry_failed": retry_failed}
+        choices["work"] = self.workflow(function, asking, retry_failed=retry_failed)
+        async with aclosing(self._results(rows, asking, ledger, max_cost, lane, function, **choices)) as results:
+            async for result in results:
+                yield result
+
+    def _results(
+        self,
+        rows: Iterable[Any] | AsyncIterable[Any],
+        asking: Asking,
+        ledger: str | Path | Ledger | None,
+        max_cost: float | None,
+        lane: Lane | None,
+        function: Function | None = None,
+        **choices: Any,
+    ) -> AsyncGenerator[Result, None]:
+        """What becomes of the rows; `choices` are those of `start`."""
+
+        async def start(store: Ledger | None, *, look_up: bool) -> Run:
             if max_cost is not None:
-                await self._load_prices()
+                await self.load_prices()
             self.check_max_cost(max_cost)
             scope = self.scope(lane, max_cost, store)
-            run = await self.start(raw_rows(rows), asking, Tally(), scope, ledger=store, **choices)
-        except BaseException:
-            if own is not None:
-                await own.aclose()
-            raise
-        # An iterator that is abandoned is closed whenever the loop gets to it; closing the client must not wait for that.
-        self._runs[run] = own
-        try:
-            async with aclosing(run.results()) as results:
-                async for result in results:
-                    yield result
-        finally:
-            self._runs.pop(run, None)
-            await close_run(run, own)
+            more: dict[str, Any] = {"ledger": store, "look_up": look_up, **choices}
+            return await self.start(raw_rows(rows), asking, Tally(), scope, **more)
+
+        asking.template()
+        return results_of(start, ledger, self.options(asking, function), self._runs)
 
     async def gather(self, prompts: Iterable[Any], **options: Any) -> list[Result]:
         """All results in input order; takes what `map` takes."""
@@ -271,119 +306,3 @@ class Client:
         recorded = ledger is not None and has_ledger(Path(ledger))
         past = await planning.past_in(Path(ledger)) if ledger is not None and recorded else planning.NO_PAST
         return await planning.plan(self.conditions(), self.render(asking), planning.given(rows), past=past)
-
-    def conditions(self) -> Conditions:
-        """Under what a run would go on, for a plan of it."""
-        from penstock.planning import Conditions
-
-        access = self._access
-        return Conditions(
-            provider=access.provider,
-            model=access.model,
-            prices=self._prices,
-            rules=access.rules,
-            retry=self._retry,
-            timeouts=access.timeouts,
-        )
-
-    async def start(
-        self,
-        rows: Iterator[RawRow] | AsyncIterator[RawRow],
-        asking: Asking,
-        observer: Observer,
-        scope: Scope | None = None,
-        *,
-        ledger: Ledger | None = None,
-        **choices: Any,
-    ) -> Run:
-        """A run over rows that are read already, in a `scope` of `scope()`; `choices` are fields of `engine.run.Plan`."""
-        account = await self._access.open()
-        await self._load_prices()
-        caller = Caller(
-            account=account,
-            policy=Policy(max_retries=self._retry.max_retries),
-            scope=scope or Scope(),
-            observer=observer,
-            deadline=self._retry.deadline,
-            marks=ledger,
-            hedging=self._hedging,
-        )
-        plan = Plan(
-            caller=caller,
-            render=self.render(asking),
-            workers=self._access.workers,
-            prices=self._prices,
-            ledger=ledger,
-            **choices,
-        )
-        return Run(plan, rows)
-
-    def scope(self, lane: Lane | None, max_cost: float | None, ledger: Ledger | None) -> Scope:
-        """What a run may spend in US dollars, less what the ledger says was spent, and the lane of its rows."""
-        usd, unknown_sends = spent(ledger)
-        spending = None if max_cost is None else Spending(max_cost, self._prices.cost, usd, unknown_sends)
-        return Scope(lane or BATCH, spending)
-
-    def check_max_cost(self, max_cost: float | None) -> None:
-        """Raises `UsageError` where a sum is no sum, or is set and the model's price is unknown. May load the prices."""
-        positive(max_cost=max_cost)
-        if max_cost is not None and self._prices.cost(self.model, Usage(input_tokens=1, output_tokens=1)) is None:
-            raise UsageError(
-                f"--max-cost (max_cost) cannot be kept: the price of {self.model!r} is not known; leave it out or choose "
-                "a model with a known price"
-            )
-
-    async def _load_prices(self) -> None:
-        """They take about a second to load: before the run and in a thread, not in the middle of it."""
-        if isinstance(self._prices, GenaiPrices):
-            await asyncio.get_running_loop().run_in_executor(None, self._prices.cost, self.model, Usage())
-
-    def render(self, asking: Asking) -> Callable[[RawRow], Row]:
-        """The rule that turns a raw row into one that is ready to be sent; it raises `InputError`."""
-        template = asking.template()
-        return lambda raw: self._own(template.row(raw), None, raw.where)
-
-    def options(self, asking: Asking) -> dict[str, Any]:
-        """What shapes the requests of a run, by name: part of its identity."""
-        return {"provider": self._service.name, "model": self.model} | msgspec.structs.asdict(asking)
-
-    @property
-    def provider(self) -> ChatCompletions:
-        """The translation between requests and this provider's wire."""
-        return self._access.provider
-
-    @property
-    def note(self) -> str:
-        """What was lowered to fit this machine, if anything was."""
-        return self._access.note
-
-    def statistics(self) -> dict[str, float]:
-        """In flight, waiting, free slots; and of the client's model the limits in force, what is estimated and what was learned."""
-        account = self._access.account
-        if account is None:
-            return {}
-        hedging = self._hedging.statistics() if self._hedging is not None else {}
-        return account.gate.statistics() | account.gate.statistics_of(self.model) | hedging
-
-    def waiting_for(self) -> str:
-        """What the next request waits for, in words; empty when none waits."""
-        account = self._access.account
-        return account.gate.waiting_for() if account is not None else ""
-
-    def _own(self, row: Row, model: str | None, where: str = "prompt") -> Row:
-        """A row whose model is a bare name of this client's provider."""
-        named = model or row.request.model
-        if named is None:
-            return row
-        try:
-            bare = bare_model(self._service, named)
-        except UsageError as error:
-            raise InputError(where, str(error)) from error
-        return msgspec.structs.replace(row, request=msgspec.structs.replace(row.request, model=bare))
-
-
-def reviver(service: str) -> Callable[[bytes], Response]:
-    """How a service's recorded answers are read again; needs no key. Raises `UsageError` for an unknown service."""
-    if service not in SERVICES:
-        raise UsageError(f"this ledger was made with the provider {service!r}, which this version does not know")
-    return chat_completions(SERVICES[service], base_url=NOWHERE, api_key="none").revive

@@ -15,7 +15,8 @@
         ├── Throttled          the provider said: later
         ├── Unavailable        the provider is in trouble (5xx)
         ├── Refused            the provider will never take this request as it stands
-        ├── BadAnswer          an answer came and is not one: cut off, garbled, empty, an error in disguise
+        ├── WorkflowFailed     a workflow's own code raised; its answers are recorded, and `trace` says where
+        ├── BadAnswer          an answer came and is not one: cut off, garbled, empty, not of the form, an error in disguise
         └── DeadlineExceeded   the row's own deadline ended it
 
 Errors carry plain fields, so that they can be stored and compared; a message never contains a key.
@@ -23,7 +24,10 @@ Errors carry plain fields, so that they can be stored and compared; a message ne
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, Unpack
+
+if TYPE_CHECKING:
+    from penstock.records import Usage
 
 Kind: TypeAlias = Literal[
     "connect",
@@ -41,9 +45,11 @@ Kind: TypeAlias = Literal[
     "truncated",
     "malformed",
     "too_large",
+    "schema",
     "never_fits",
     "input",
     "deadline",
+    "workflow",
 ]
 
 
@@ -115,6 +121,12 @@ class ErrorFields(TypedDict, total=False):
     request_id: str | None
     retry_after: float | None
     maybe_billed: bool
+    trace: str
+    discarded: tuple[Usage | None, ...]
+    said: str
+    type: str | None
+    param: str | None
+    headers: tuple[tuple[bytes, bytes], ...]
 
 
 class RequestError(PenstockError):
@@ -123,6 +135,10 @@ class RequestError(PenstockError):
     `kind` says what happened (a word of `Kind`), `status` is the HTTP status if there was an answer, `code` the
     provider's own code, `request_id` what its support asks for, `retry_after` the wait it asked for in seconds.
     `maybe_billed` is true where the provider may have done, and may charge for, work whose answer is lost.
+    `trace` is where a workflow's own code raised, as Python prints it.
+    `discarded` is the usage of answers that came, were paid for and had not the form that was asked for.
+    For whoever passes the error on: `said`, `type` and `param` are the provider's own words (`said` is empty where it said
+    nothing), `headers` those of its answer that tell of limits and waits, names in lower case.
     """
 
     def __init__(self, kind: Kind, message: str, **fields: Unpack[ErrorFields]) -> None:
@@ -134,6 +150,12 @@ class RequestError(PenstockError):
         self.request_id = fields.get("request_id")
         self.retry_after = fields.get("retry_after")
         self.maybe_billed = fields.get("maybe_billed", False)
+        self.trace = fields.get("trace", "")
+        self.discarded = fields.get("discarded", ())
+        self.said = fields.get("said", "")
+        self.type = fields.get("type")
+        self.param = fields.get("param")
+        self.headers = fields.get("headers", ())
 
     def __reduce__(self) -> tuple[object, ...]:
         return request_error, (self.kind, self.message), self.__dict__
@@ -171,6 +193,10 @@ class DeadlineExceeded(RequestError):
     """The row's own deadline passed before an answer came."""
 
 
+class WorkflowFailed(RequestError):
+    """A workflow's own code raised, or gave back what cannot be recorded; `trace` says where."""
+
+
 KINDS: dict[Kind, type[RequestError]] = {
     "connect": NotSent,
     "timeout": NoAnswer,
@@ -187,9 +213,11 @@ KINDS: dict[Kind, type[RequestError]] = {
     "truncated": BadAnswer,
     "malformed": BadAnswer,
     "too_large": BadAnswer,
+    "schema": BadAnswer,
     "never_fits": Refused,
     "input": Refused,
     "deadline": DeadlineExceeded,
+    "workflow": WorkflowFailed,
 }
 
 

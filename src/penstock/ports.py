@@ -11,7 +11,7 @@ from typing import Protocol
 
 from penstock.errors import RequestError
 from penstock.options import Timeouts
-from penstock.records import Chunk, Entry, HttpAnswer, HttpCall, RawRow, Request, Response, Result, Told, Usage
+from penstock.records import Call, Chunk, Entry, HttpAnswer, HttpCall, RawRow, Request, Response, Result, Told, Usage
 
 
 class Timer(Protocol):
@@ -96,12 +96,20 @@ class Provider(Protocol):
         """The HTTP call that asks for the answer to a body as a stream."""
         ...
 
-    def decoder(self, status: int, headers: list[tuple[bytes, bytes]], wall: float) -> Decoder:
-        """What reads the answer to a `stream_call`, made once its head is there."""
+    def decoder(self, status: int, headers: list[tuple[bytes, bytes]], wall: float, *, relay: bool = False) -> Decoder:
+        """What reads the answer to a `stream_call`, made once its head is there; to `relay` keeps each event's data too."""
         ...
 
     def limits(self, answer: HttpAnswer, wall: float) -> Mapping[str, Told]:
         """What an answer of any status tells of the account's limits, by the budget's name (the fields of `Limits`)."""
+        ...
+
+    def request_id(self, headers: list[tuple[bytes, bytes]]) -> str | None:
+        """The provider's own id of a request, by the headers of its answer."""
+        ...
+
+    def passed_on(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """The headers of an answer that are meant for whoever asks through us, names in lower case."""
         ...
 
     def decode(self, answer: HttpAnswer, wall: float) -> Response:
@@ -117,12 +125,19 @@ class Ledger(Marks, Protocol):
     """What was asked and what came back. `state` and the marks are immediate; `commit` returns once it is durable."""
 
     def state(self, index: int) -> int: ...
-    async def commit(self, entries: Sequence[Entry]) -> None: ...
+    async def commit(self, entries: Sequence[Entry], calls: Sequence[Call] = ()) -> None: ...
     async def find(self, index: int, request: bytes) -> Entry | None:
         """The recorded answer of this request, at this place or unclaimed elsewhere; it then stands at this place."""
         ...
 
     async def read(self, index: int) -> Entry | None: ...
+    async def calls(self, index: int) -> Sequence[Call]:
+        """The recorded calls of a row that has no value yet."""
+        ...
+
+    async def claim(self, index: int, request: bytes, occurrence: int) -> Call | None:
+        """An answer to this request that an earlier run was given; it then stands at this place."""
+        ...
 
 
 class Source(Protocol):

@@ -1,14 +1,20 @@
-"""The ledger of one run, opened where the run left it. It decides which run of a file a client goes on with; it sends nothing."""
+"""The ledger of one run, opened where the run left it, and closed when the run is over.
+
+It decides which run of a file a client goes on with; it sends nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from penstock.edges.ledger import LedgerFile, RunRecord
 from penstock.engine.run import Run, to_its_end
 from penstock.ports import Ledger
+from penstock.records import Result
 from penstock.rules.identity import options_digest
 
 
@@ -40,6 +46,39 @@ def spent(ledger: Ledger | None) -> tuple[float, int]:
     if not isinstance(ledger, LedgerFile):
         return 0.0, 0
     return ledger.recorded.known_cost, ledger.recorded.ambiguous + ledger.forgotten()
+
+
+class Start(Protocol):
+    """How a run is started over an opened ledger; `look_up` where it may hold answers already."""
+
+    async def __call__(self, store: Ledger | None, *, look_up: bool) -> Run: ...
+
+
+async def results_of(
+    start: Start, ledger: str | Path | Ledger | None, options: dict[str, Any], under_way: dict[Run, LedgerFile | None]
+) -> AsyncGenerator[Result, None]:
+    """The results of a run; a ledger that is named by its path is opened for it, and closed at the end.
+
+    While it is `under_way` it stands there: an iterator that is abandoned is closed whenever the loop gets to it, and closing
+    the client must not wait for that.
+    """
+    store = await ledger_for(ledger, options)
+    own = store if isinstance(store, LedgerFile) and store is not ledger else None
+    try:
+        look_up = store is not None and not (isinstance(store, LedgerFile) and store.is_new)
+        run = await start(store, look_up=look_up)
+    except BaseException:
+        if own is not None:
+            await own.aclose()
+        raise
+    under_way[run] = own
+    try:
+        async with aclosing(run.results()) as results:
+            async for result in results:
+                yield result
+    finally:
+        under_way.pop(run, None)
+        await close_run(run, own)
 
 
 async def close_run(run: Run, own_ledger: LedgerFile | None) -> None:

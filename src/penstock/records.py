@@ -5,11 +5,13 @@ Secrets are not in here: a key is a header that the transport adds, never a fiel
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 
 from penstock.errors import RequestError
+
+T = TypeVar("T")
 
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter", "refusal", "error", "other"]
 
@@ -43,7 +45,10 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Response(msgspec.Struct, frozen=True):
-    """One whole answer. `usage` is None where the provider sent none; `raw` is its body as received."""
+    """One whole answer. `usage` is None where the provider sent none; `raw` is its body as received.
+
+    `value` is what a `response_model` makes of it; `discarded` the usage of earlier answers that had not its form.
+    """
 
     text: str
     finish_reason: FinishReason
@@ -53,12 +58,20 @@ class Response(msgspec.Struct, frozen=True):
     tool_calls: tuple[ToolCall, ...] = ()
     request_id: str | None = None
     raw: bytes = b""
+    value: Any = None
+    discarded: tuple[Usage | None, ...] = ()
 
     def __str__(self) -> str:
         return self.text
 
     def __repr__(self) -> str:
         return f"Response({self.text!r}, {self.finish_reason!r}, {self.model!r}, {self.usage!r})"
+
+
+class Structured(Response, Generic[T], frozen=True, kw_only=True):
+    """A `Response` whose text was read into a `value` of its `response_model`."""
+
+    value: T
 
 
 class ToolCallPart(msgspec.Struct, frozen=True):
@@ -73,12 +86,12 @@ class ToolCallPart(msgspec.Struct, frozen=True):
     arguments: str = ""
 
 
-class Chunk(msgspec.Struct, frozen=True):
+class Chunk(msgspec.Struct, frozen=True, gc=False):
     """A piece of an answer under way: what it adds.
 
     The texts of all chunks joined are the text of the `Response`, and so are the reasonings. `finish_reason` is told
     when it becomes known, and again where a later one says more. `usage` counts the whole answer so far: a later one
-    replaces it and is never added.
+    replaces it and is never added. `raw` is the data of its event as received, on one line, where a stream is relayed.
     """
 
     text: str = ""
@@ -87,6 +100,7 @@ class Chunk(msgspec.Struct, frozen=True):
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     restarted: bool = False
+    raw: bytes = b""
 
     def __repr__(self) -> str:
         shown = f"{self.text[:40]}..." if len(self.text) > 40 else self.text
@@ -160,12 +174,32 @@ class Row(msgspec.Struct, frozen=True):
     batch: bool = False
 
 
+class Calls(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the calls of one row of a workflow came to.
+
+    `answers` is how many it was given, those from the ledger and those that were `dropped` (they had not the form that was
+    asked for) among them; `usage` sums them up, None where one of them told none. `unused` were recorded by an earlier
+    session and not asked for again, at `unused_cost` (None where a price is unknown).
+    """
+
+    answers: int = 0
+    dropped: int = 0
+    usage: Usage | None = None
+    unused: int = 0
+    unused_cost: float | None = 0.0
+
+
 class Result(msgspec.Struct, frozen=True):
     """What became of one row: a `response` or an `error`, never both.
 
     `attempts` counts sends; `ambiguous` those of them that may be billed and whose answer is lost; `latency_s` is the
     time from the first send to the end; `cost` is in US dollars, None where the price is unknown; `reused` is true
     where the answer came from the ledger or from an equal row and nothing was sent.
+
+    `first_token_s` is the time from the send to the first piece of a streamed answer, None for one out of the ledger.
+
+    A row of a workflow has `calls` and, unless it failed, the `value` that its function gave back; `attempts`, `ambiguous`
+    and `cost` are sums over its calls then.
     """
 
     index: int
@@ -179,11 +213,21 @@ class Result(msgspec.Struct, frozen=True):
     columns: dict[str, Any] = {}
     batch: bool = False
     reused: bool = False
+    value: Any = None
+    calls: Calls | None = None
+    first_token_s: float | None = None
 
     @property
     def ok(self) -> bool:
-        """True where there is an answer."""
-        return self.response is not None
+        """True where there is an answer, or the value of a workflow."""
+        return self.error is None
+
+    @property
+    def usage(self) -> Usage | None:
+        """Tokens of the answer, or of all answers that a workflow was given; None where they are not known."""
+        if self.calls is not None:
+            return self.calls.usage
+        return self.response.usage if self.response is not None else None
 
     @property
     def text(self) -> str | None:
@@ -191,11 +235,19 @@ class Result(msgspec.Struct, frozen=True):
         return self.response.text if self.response is not None else None
 
     def unwrap(self) -> Response:
-        """The response; raises the row's `RequestError` where there is none."""
-        if self.response is None:
-            assert self.error is not None
+        """The response; raises the row's `RequestError` where there is none. A workflow's row has a `value` instead."""
+        if self.error is not None:
             raise self.error
+        assert self.response is not None, "a workflow's row has no response: take its `value`"
         return self.response
+
+
+class RowChunk(msgspec.Struct, frozen=True, gc=False):
+    """A piece of the answer to one row: the row's place in the input, its name, and what the piece adds."""
+
+    index: int
+    id: str | int
+    chunk: Chunk
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -210,3 +262,14 @@ class Entry(msgspec.Struct, frozen=True):
     state: int
     meta: bytes
     body: bytes
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One call of a workflow's row as a ledger keeps it: what became of it, and which of the row's equal requests it was.
+
+    `number` is where it stands in the ledger, 0 where it is new: a call that has one takes the place of that one.
+    """
+
+    entry: Entry
+    occurrence: int
+    number: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
@@ -65,16 +66,27 @@ class Stream:
         """Seconds from the send to the first piece; None before it came."""
         return self._streaming.outcome.first_token_s if self._streaming is not None else None
 
+    @property
+    def longest_gap_s(self) -> float | None:
+        """The longest wait for a chunk after the first ones, in seconds, without what the reader took for himself."""
+        return self._streaming.pace.longest_gap if self._streaming is not None and self._streaming.pace.chunks else None
+
+    @property
+    def time_per_output_chunk_s(self) -> float | None:
+        """The mean of these waits for each chunk after the first ones; several may come together."""
+        if self._streaming is None or not self._streaming.pace.chunks:
+            return None
+        return self._streaming.pace.waited / self._streaming.pace.chunks
+
     async def _all(self) -> AsyncGenerator[Chunk, None]:
         self._streaming = await self._begin()
-        chunks = self._streaming.chunks()
-        try:
-            async for chunk in chunks:
-                if chunk.restarted:
-                    self._texts.clear()
-                self._texts.append(chunk.text)
-                yield chunk
-        finally:
-            await chunks.aclose()
+        texts = self._texts
+        async with aclosing(self._streaming.pieces()) as pieces:
+            async for chunks in pieces:
+                for chunk in chunks:
+                    if chunk.restarted:
+                        texts.clear()
+                    texts.append(chunk.text)
+                    yield chunk
         if self._streaming.outcome.error is not None:
             raise self._streaming.outcome.error

@@ -20,7 +20,7 @@ from penstock.edges.http import forbid_network
 from penstock.errors import Kind, RequestError, request_error
 from penstock.options import Timeouts
 from penstock.ports import Timer
-from penstock.records import Entry, HttpAnswer, HttpCall
+from penstock.records import Call, Entry, HttpAnswer, HttpCall
 from penstock.rules.identity import ABSENT, ANSWERED
 
 __all__ = ["ManualClock", "MemoryLedger", "ScriptedTransport", "completion", "error", "no_network"]
@@ -131,10 +131,14 @@ def error(
 
 
 class MemoryLedger:
-    """The `Ledger` port in memory. `entries` is what is recorded, `marked` how many sends of a row may be billed."""
+    """The `Ledger` port in memory. `entries` is what is recorded, `marked` how many sends of a row may be billed.
+
+    `called` has the calls of workflows, by row, request and occurrence.
+    """
 
     def __init__(self) -> None:
         self.entries: dict[int, Entry] = {}
+        self.called: dict[tuple[int, bytes, int], Call] = {}
         self.marked: dict[int, int] = {}
         self.commits = 0
         self._unclaimed: list[Entry] = []
@@ -151,8 +155,10 @@ class MemoryLedger:
         if not self.marked[index]:
             del self.marked[index]
 
-    async def commit(self, entries: Sequence[Entry]) -> None:
+    async def commit(self, entries: Sequence[Entry], calls: Sequence[Call] = ()) -> None:
         self.commits += 1
+        for call in calls:
+            self.called[call.entry.index, call.entry.request, call.occurrence] = call
         for entry in entries:
             self.entries[entry.index] = entry
             self.marked.pop(entry.index, None)
@@ -172,6 +178,12 @@ class MemoryLedger:
 
     async def read(self, index: int) -> Entry | None:
         return self.entries.get(index)
+
+    async def calls(self, index: int) -> Sequence[Call]:
+        return [call for (row, _, _), call in self.called.items() if row == index]
+
+    async def claim(self, index: int, request: bytes, occurrence: int) -> Call | None:  # noqa: ARG002  it has one run only
+        return None
 
 
 @contextmanager

@@ -17,7 +17,7 @@ KEYS = ["id", "index", "text", "finish_reason", "model", "usage", "cost", "attem
 USAGE = ["input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens"]
 SUMMARY = [
     *("rows", "ok", "failed", "left", "sent", "throttled", "retried", "reused", "ambiguous", "input_tokens"),
-    *("output_tokens", "cost", "rows_without_cost", "wall_s", "requests_per_s"),
+    *("output_tokens", "cost", "rows_without_cost", "wall_s", "requests_per_s", "calls"),
 ]
 PROMPTS = ["one", "two", "three"]
 

@@ -6,18 +6,22 @@ from hashlib import blake2b
 
 import msgspec
 
-from penstock.records import Entry
+from penstock.records import Call, Entry
 from penstock.rules.entries import Meta
 from penstock.rules.identity import ANSWERED, FAILED
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """What the program tells: a step that it begins or has seen done, the names of the rows in it, the marks of sends then."""
+    """What the program tells: a step that it begins or has seen done, the names of the rows in it, the marks of sends then.
+
+    `calls` has the names of calls, by the row that made them.
+    """
 
     kind: str
     run: int
     rows: dict[int, str]
     slots: str
+    calls: dict[int, list[str]] = {}
 
 
 def request_of(name: str) -> bytes:
@@ -32,6 +36,11 @@ def entry_of(index: int, name: str) -> Entry:
     size = 9_000 if drawn[1] % 8 == 0 else drawn[2]
     body = name.encode() + b"\n" + (drawn.hex().encode() * (size // 32 + 1))[:size]
     return Entry(index, drawn, state, msgspec.json.encode(Meta(id=name)), body)
+
+
+def call_of(index: int, name: str, number: int = 0) -> Call:
+    """The call of this name in the row at `index`; where it stands is for the ledger to say."""
+    return Call(entry_of(index, name), request_of(name)[2], number)
 
 
 def name_in(entry: Entry) -> str:

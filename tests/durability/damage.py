@@ -8,10 +8,13 @@ from pathlib import Path
 import msgspec
 
 from penstock.edges.ledger import LedgerFile, RunRecord
-from penstock.records import Entry
-from tests.durability.contents import entry_of
+from penstock.records import Call, Entry
+from tests.durability.contents import call_of, entry_of
 
 ROWS = 32
+CALLS = range(100, 116)
+"""Rows of a workflow that are not over: each has had the answer to one call."""
+
 IN_A_COMMIT = 4
 LEDGER = "out.jsonl.ledger"
 LOG, MARKS = f"{LEDGER}-wal", f"{LEDGER}.slots"
@@ -37,8 +40,16 @@ def row_of(index: int) -> Entry:
     return entry_of(index, f"1/{index}/0")
 
 
+def recorded_call(index: int, number: int = 0) -> Call:
+    """The call of a row in `CALLS`; `number` is where it stands."""
+    return call_of(index, f"1/{index}/0", number)
+
+
 class Damage(msgspec.Struct, frozen=True):
-    """One damage of one file: cut after `at` bytes, or bit `at` the other way. `row` is the one that cannot outlive it."""
+    """One damage of one file: cut after `at` bytes, or bit `at` the other way.
+
+    `row` is the one that cannot outlive it, or whose call cannot.
+    """
 
     file: str
     kind: str
@@ -80,6 +91,7 @@ async def _written(folder: Path) -> LedgerFile:
     folder.mkdir()
     ledger = LedgerFile(folder / LEDGER)
     ledger.begin(RunRecord(None, {}, rows=ROWS))
+    calls = iter(CALLS)
     for first in range(0, ROWS, IN_A_COMMIT):
         if first == ROWS // 2:
             ledger.close()
@@ -89,7 +101,8 @@ async def _written(folder: Path) -> LedgerFile:
             ledger.resume(record)
         for index in range(first, first + IN_A_COMMIT):
             ledger.sending(index)
-        await ledger.commit([row_of(index) for index in range(first, first + IN_A_COMMIT)])
+        answers = [recorded_call(next(calls)) for _ in range(len(CALLS) * IN_A_COMMIT // ROWS)]
+        await ledger.commit([row_of(index) for index in range(first, first + IN_A_COMMIT)], answers)
     return ledger
 
 
@@ -103,10 +116,10 @@ def cuts(files: Files, file: str, last_bytes: int) -> list[Damage]:
     return [Damage(file, "cut", at) for at in range(max(0, size - last_bytes), size)]
 
 
-def flips_of_answers(files: Files, file: str) -> list[Damage]:
+def flips_of_answers(files: Files, file: str, indices: range = range(ROWS)) -> list[Damage]:
     """Every bit of the smallest answer that stands in this file alone; of the largest, bits of its begin and its end."""
     others = b"".join(content for name, content in files.items() if name != file)
-    rows = [row for row in map(row_of, range(ROWS)) if row.request in files[file] and row.request not in others]
+    rows = [row for row in map(row_of, indices) if row.request in files[file] and row.request not in others]
     smallest, largest = min(rows, key=_size), max(rows, key=_size)
     assert _size(smallest) < SMALL_BODY_BYTES < PAGE_BYTES < _size(largest)
     pieces = files[file].index(largest.body[:PIECE_BYTES]), files[file].rindex(largest.body[-PIECE_BYTES:])

@@ -37,13 +37,14 @@ class Known:
     """What a user has been told up to a point of the history.
 
     `answers` were told as recorded, in whatever run or ledger; `rows` are those of the run under way, each with the names
-    that may stand there; `tried` is all that may be on the disk at all.
+    that may stand there; `called` are the answers to calls that the rows under way have; `tried` is all that may be on the disk.
     """
 
     def __init__(self) -> None:
         self.answers: set[str] = set()
         self.tried: set[str] = set()
         self.rows: dict[int, set[str]] = {}
+        self.called: dict[int, set[str]] = {}
         self.run = 0
         self.may_be_set_aside = self.may_begin = False
         self.outputs: set[str | None] = {None}
@@ -56,10 +57,10 @@ class Known:
             self._leaving(mark)
         elif mark.kind == "set-aside":
             self._new_ledger()
-        elif mark.kind in ("started", "committed", "found"):
+        elif mark.kind in ("started", "committed", "found", "claimed"):
             self._sure(mark)
         elif mark.kind == "committing":
-            self.tried |= set(mark.rows.values())
+            self.tried |= set(mark.rows.values()).union(*mark.calls.values())
             for index, name in mark.rows.items():
                 if index in self.rows:
                     self.rows[index].add(name)
@@ -77,13 +78,18 @@ class Known:
 
     def _new_ledger(self) -> None:
         self.rows, self.run, self.may_be_set_aside, self.may_begin, self.slots = {}, 0, False, False, [""]
+        self.called = {}
 
     def _sure(self, mark: Mark) -> None:
         if mark.kind == "started":
-            self.rows, self.may_begin, self.may_be_set_aside = {}, False, False
+            self.rows, self.called, self.may_begin, self.may_be_set_aside = {}, {}, False, False
         self.run = mark.run
-        self.tried |= set(mark.rows.values())
+        self.tried |= set(mark.rows.values()).union(*mark.calls.values())
         self.answers |= {name for index, name in mark.rows.items() if entry_of(index, name).state == ANSWERED}
+        for index, names in mark.calls.items():
+            answered = {name for name in names if entry_of(index, name).state == ANSWERED}
+            self.called.setdefault(index, set()).update(answered)
+            self.answers |= answered
         self.rows.update({index: {name} for index, name in mark.rows.items()})
 
 

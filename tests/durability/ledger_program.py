@@ -19,8 +19,9 @@ from penstock.edges.ledger import LedgerFile, RunRecord, set_aside
 from penstock.edges.ledger.schema import place
 from penstock.edges.ledger.slots import FIRST_SLOT, SLOT
 from penstock.errors import LedgerFailed, RunStopped
+from penstock.records import Call
 from penstock.rules.identity import ANSWERED, FAILED
-from tests.durability.contents import Mark, entry_of, name_in, request_of
+from tests.durability.contents import Mark, call_of, entry_of, name_in, request_of
 from tests.kit.disk import EIO_FROM_THEN_ON, EIO_ONCE, Shim
 
 ROWS = 40
@@ -35,11 +36,14 @@ class Session:
 
     def __init__(self, folder: Path, number: int, chance: Random, shim: Shim) -> None:
         self._folder, self._number, self._chance, self._shim = folder, number, chance, shim
+        self._calls = 0
 
-    def mark(self, kind: str, rows: dict[int, str] | None = None, run: int = 0) -> None:
+    def mark(
+        self, kind: str, rows: dict[int, str] | None = None, run: int = 0, calls: dict[int, list[str]] | None = None
+    ) -> None:
         slots = self._folder / f"{LEDGER}.slots"
         marks = slots.open("rb").read(MARKS_BYTES).hex() if slots.exists() else ""
-        self._shim.mark(Mark(kind, run, rows or {}, marks))
+        self._shim.mark(Mark(kind, run, rows or {}, marks, calls or {}))
 
     async def live(self) -> None:
         if self._chance.random() < 0.15:
@@ -47,7 +51,7 @@ class Session:
             set_aside(self._folder / LEDGER)
             self.mark("set-aside")
         ledger = LedgerFile(self._folder / LEDGER)
-        self._start(ledger)
+        await self._start(ledger)
         ledger._connection.execute(f"PRAGMA wal_autocheckpoint={self._chance.choice([4, 4000])}")
         for _ in range(self._chance.randint(0, 5)):
             await self._commit(ledger)
@@ -57,19 +61,24 @@ class Session:
             ledger.close()
             self.mark("closed")
 
-    def _start(self, ledger: LedgerFile) -> None:
+    async def _start(self, ledger: LedgerFile) -> None:
         record = ledger.latest()
         if record is None or self._chance.random() < 0.2:
             self.mark("beginning", run=ledger.run + 1)
             ledger.begin(RunRecord(None, {"made": self._number}, rows=ROWS))
         else:
             ledger.resume(record)
-        self.mark("started", self._recorded(ledger), ledger.run)
+        self.mark("started", self._recorded(ledger), ledger.run, await self._called(ledger))
 
     def _recorded(self, ledger: LedgerFile) -> dict[int, str]:
         """What the ledger now tells as recorded: from here on that may not be lost either."""
         entries = {index: ledger._at(place(ledger.run, index)) for index in range(ROWS) if ledger.state(index)}
         return {index: name_in(entry) for index, entry in entries.items() if entry is not None}
+
+    async def _called(self, ledger: LedgerFile) -> dict[int, list[str]]:
+        """The same of the calls of rows that are not over."""
+        calls = {index: await ledger.calls(index) for index in range(ROWS)}
+        return {index: [name_in(call.entry) for call in found] for index, found in calls.items() if found}
 
     async def _commit(self, ledger: LedgerFile) -> None:
         left = [index for index in range(ROWS) if ledger.state(index) in (0, FAILED)]
@@ -77,11 +86,40 @@ class Session:
         rows = {index: f"{ledger.run}/{index}/{self._number}" for index in drawn}
         for index in drawn:
             ledger.sending(index)
-        self.mark("committing", rows, ledger.run)
-        await ledger.commit([entry_of(index, name) for index, name in rows.items()])
-        self.mark("committed", rows, ledger.run)
+        calls = await self._new_calls(ledger, left) if self._chance.random() < 0.7 else {}
+        names = {index: [name_in(call.entry) for call in found] for index, found in calls.items()}
+        self.mark("committing", rows, ledger.run, names)
+        of_all = [call for found in calls.values() for call in found]
+        await ledger.commit([entry_of(index, name) for index, name in rows.items()], of_all)
+        self.mark("committed", rows, ledger.run, names)
+        if ledger.run > 1 and self._chance.random() < 0.4:
+            await self._claim(ledger, left)
         if ledger.run > 1 and self._chance.random() < 0.4:
             await self._find(ledger)
+
+    async def _new_calls(self, ledger: LedgerFile, left: list[int]) -> dict[int, list[Call]]:
+        """What rows that are not over have asked meanwhile; a call that was given up takes its place again."""
+        calls = {}
+        for index in self._chance.sample(left, min(len(left), self._chance.randint(1, MOST_IN_A_COMMIT))):
+            self._calls += 1
+            name = f"call/{ledger.run}/{index}/{self._number}/{self._calls}"
+            again = [call for call in await ledger.calls(index) if call.entry.state == FAILED]
+            calls[index] = [call_of(index, name, again[0].number if again else 0)]
+        return calls
+
+    async def _claim(self, ledger: LedgerFile, left: list[int]) -> None:
+        """Take over an answer that a row of the run before was given on its way."""
+        query = "SELECT request, body FROM calls WHERE position < ? AND state = ? LIMIT 1"
+        earlier = ledger._connection.execute(query, (place(ledger.run, 0), ANSWERED)).fetchone()
+        still = [index for index in left if ledger.state(index) in (0, FAILED)]
+        if earlier is None or not still:
+            return
+        request, body = earlier
+        self.mark("claiming", run=ledger.run)
+        call = await ledger.claim(still[0], request, 200)
+        assert call is not None
+        assert (call.entry.request, call.entry.body, call.occurrence) == (request, body, 200)
+        self.mark("claimed", run=ledger.run, calls={still[0]: [name_in(call.entry)]})
 
     async def _find(self, ledger: LedgerFile) -> None:
         """Take over answers of the run before, which are looked for by content."""

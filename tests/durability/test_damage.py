@@ -20,6 +20,7 @@ from penstock.edges.ledger import LedgerFile, LedgerReader, RunRecord
 from penstock.errors import LedgerFailed, UsageError
 from penstock.rules.identity import ABSENT
 from tests.durability.damage import (
+    CALLS,
     FRAME_BYTES,
     LEDGER,
     LOG,
@@ -33,6 +34,7 @@ from tests.durability.damage import (
     flips_anywhere,
     flips_of_answers,
     killed_ledger,
+    recorded_call,
     row_of,
 )
 from tests.kit.journey import SEED
@@ -52,6 +54,8 @@ KINDS: dict[str, Kind] = {
     "the log cut at its begin": (killed_ledger, lambda files: cuts(files, LOG, len(files[LOG]))[:FRAME_BYTES]),
     "an answer changed in the file": (closed_ledger, lambda files: flips_of_answers(files, LEDGER)),
     "an answer changed in the log": (killed_ledger, lambda files: flips_of_answers(files, LOG)),
+    "a call changed in the file": (closed_ledger, lambda files: flips_of_answers(files, LEDGER, CALLS)),
+    "a call changed in the log": (killed_ledger, lambda files: flips_of_answers(files, LOG, CALLS)),
     "anything changed in the file": (closed_ledger, lambda files: flips_anywhere(files, LEDGER)),
     "anything changed in the log": (killed_ledger, lambda files: flips_anywhere(files, LOG)),
     "marks changed": (killed_ledger, lambda files: flips_anywhere(files, MARKS)[:500]),
@@ -112,7 +116,8 @@ async def _check(path: Path, damage: Damage) -> None:
         return
     try:
         absent = await _opened(ledger, damage)
-        await ledger.commit([row_of(index) for index in absent])
+        calls = [recorded_call(index) for index in absent if index in CALLS]
+        await ledger.commit([row_of(index) for index in absent if index not in CALLS], calls)
     except (UsageError, LedgerFailed):
         assert damage.row is None, "a changed answer made the whole ledger unreadable"
         return
@@ -126,6 +131,9 @@ def _check_reading(path: Path) -> None:
     try:
         with closing(LedgerReader(path)) as reader:
             assert [entry for entry in reader.entries() if entry is not None and entry != row_of(entry.index)] == []
+            assert [
+                call for call in reader.calls() if call and call != recorded_call(call.entry.index, call.number)
+            ] == []
     except (UsageError, LedgerFailed):
         return
 
@@ -140,11 +148,19 @@ async def _opened(ledger: LedgerFile, damage: Damage) -> list[int]:
     absent = [index for index in range(ROWS) if ledger.state(index) == ABSENT]
     for index in set(range(ROWS)) - set(absent):
         assert await ledger.read(index) == row_of(index)
+    absent += [index for index in CALLS if not await _has_call(ledger, index)]
     if damage.file != MARKS:
         assert len(absent) <= ledger.lost, "rows are gone and nobody was told"
     if damage.row is not None:
         assert damage.row in absent
     return absent
+
+
+async def _has_call(ledger: LedgerFile, index: int) -> bool:
+    """Whether the call of a row is found again, which then must be right."""
+    calls = await ledger.calls(index)
+    assert [call for call in calls if call != recorded_call(index, call.number)] == []
+    return len(calls) == 1
 
 
 async def _check_mended(path: Path) -> None:
@@ -157,5 +173,7 @@ async def _check_mended(path: Path) -> None:
         assert (ledger.lost, ledger.set_aside) == (0, None)
         for index in range(ROWS):
             assert await ledger.read(index) == row_of(index)
+        for index in CALLS:
+            assert await _has_call(ledger, index)
     finally:
         ledger.close()

@@ -17,8 +17,8 @@ from random import Random
 import pytest
 
 from penstock.edges.ledger import LedgerFile, RunRecord
-from penstock.edges.ledger.schema import COLUMNS, INDEX_BITS, to_entry
-from penstock.rules.identity import ABSENT
+from penstock.edges.ledger.schema import CALL_COLUMNS, COLUMNS, LAST_INDEX, to_call, to_entry
+from penstock.rules.identity import ABSENT, ANSWERED
 from tests.durability.contents import entry_of, name_in
 from tests.durability.history import LEDGER, OUTPUT, Known, State, recorded_history
 from tests.kit.journey import SEED
@@ -59,6 +59,7 @@ async def _check(path: Path, known: Known) -> None:
     ledger = LedgerFile(path)
     try:
         _check_opening(ledger, known)
+        await _check_calls(ledger, known)
         left = [index for index in range(ROWS) if ledger.state(index) == ABSENT]
         await ledger.commit([entry_of(index, f"{ledger.run}/{index}/after") for index in left])
     finally:
@@ -88,6 +89,17 @@ def _check_opening(ledger: LedgerFile, known: Known) -> None:
         assert [index for index in known.rows if ledger.state(index) == ABSENT] == []
 
 
+async def _check_calls(ledger: LedgerFile, known: Known) -> None:
+    """A row that is not over finds each answer that it was told to have, and nothing else."""
+    if ledger.run != known.run:
+        return
+    for index in range(ROWS):
+        found = {name_in(call.entry) for call in await ledger.calls(index)}
+        assert found <= known.tried
+        if ledger.state(index) != ANSWERED:
+            assert known.called.get(index, set()) <= found
+
+
 def _check_rows(path: Path, known: Known) -> None:
     """No answer is gone from the ledgers, none stands twice, no row is there that was never to be recorded."""
     found: Counter[str] = Counter()
@@ -109,7 +121,12 @@ def _names(ledger: Path) -> list[str]:
             entry = to_entry(row)
             assert entry is not None
             names.append(name_in(entry))
-            assert entry == entry_of(row[0] & ((1 << INDEX_BITS) - 1), names[-1])
+            assert entry == entry_of(row[0] & LAST_INDEX, names[-1])
+        for row in database.execute(f"SELECT {CALL_COLUMNS} FROM calls"):
+            call = to_call(row)
+            assert call is not None
+            names.append(name_in(call.entry))
+            assert call.entry == entry_of(row[1] & LAST_INDEX, names[-1])
     return names
 
 

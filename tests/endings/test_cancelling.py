@@ -79,12 +79,32 @@ async def collect_rest(results: Any) -> None:
         pass
 
 
+async def stream(client: VirtualClient, _: Ledger | None) -> None:
+    async with client.stream("alone", on_break="restart") as answer:
+        async for _ in answer:
+            pass
+
+
+async def many_streams(client: VirtualClient, ledger: Ledger | None) -> None:
+    await collect_rest(client.stream_many(prompts(5), ledger=ledger))
+
+
+async def leave_streams(client: VirtualClient, ledger: Ledger | None) -> None:
+    items = client.stream_many(prompts(5), ledger=ledger)
+    for _ in range(12):
+        await anext(items)
+    await items.aclose()
+
+
 async def open_and_close(client: VirtualClient, ledger: Ledger | None) -> None:
     async with client:
         await client.gather(prompts(3), ledger=ledger)
 
 
-USES: tuple[Use, ...] = (gather, as_they_come, equal_rows, leave_after_two, close_under_way, open_and_close, generate)
+USES: tuple[Use, ...] = (
+    *(gather, as_they_come, equal_rows, leave_after_two, close_under_way, open_and_close),
+    *(generate, stream, many_streams, leave_streams),
+)
 
 
 def check_nothing_is_left(client: VirtualClient) -> None:
@@ -106,7 +126,7 @@ def test_a_use_of_the_client_cancelled_at_any_turn_leaves_nothing(
         store = ledger() if ledger else None
         in_time = await cancelled_after(turns, use(client, store))
         check_nothing_is_left(client)
-        if store is not None and use is not generate:
+        if store is not None and use not in (generate, stream):
             assert sum(entry.state == 1 for entry in store.entries.values()) >= client.stats.answered
         assert (await client.generate("still works")).text == expected_text("still works")
         await client.aclose()

@@ -24,13 +24,17 @@ WORLD = Settings(latency=0.4, faults=Faults(error_500=0.1, reset=0.05, stall=0.0
 
 async def busy_work(client: VirtualClient, chance: Random, name: str) -> object:
     """One of the things that a user does with a client."""
-    kind = chance.randrange(4)
+    kind = chance.randrange(6)
     if kind == 0:
         return await client.generate(f"{name} alone")
     if kind == 1:
         return await client.gather(prompts(6, name), dedupe=True)
     if kind == 2:
         return await client.gather(prompts(6, name), ledger=MemoryLedger())
+    if kind == 3:
+        return [chunk async for chunk in client.stream(f"{name} alone", on_break="restart")]
+    if kind == 4:
+        return [item async for item in client.stream_many(prompts(6, name), ledger=MemoryLedger())]
     return await collect(client, prompts(6, name))
 
 

@@ -65,6 +65,20 @@ def test_faults_of_every_sort_cost_retries_and_no_row() -> None:
         run(main(seed), seed=seed)
 
 
+def test_rows_that_wait_to_be_tried_again_hold_back_no_others() -> None:
+    """Every place is taken by rows whose 500s wait for their next try: others go out meanwhile, and few tasks are too many."""
+
+    async def main() -> None:
+        failing = [f"[[simulate:500*3]] {index}" for index in range(4)]
+        async with VirtualClient(Settings(latency=0.01), max_concurrency=4) as client:
+            order = [result.index async for result in client.map([*prompts(1), *failing, *prompts(40)])]
+            assert sorted(order) == list(range(45))
+            assert set(order[-4:]) == {1, 2, 3, 4}
+            assert client.stats.peak <= 4
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     ("marker", "kind"),
     [("400", "invalid_request"), ("too-long", "context_too_long"), ("content-filter", "content_blocked")],

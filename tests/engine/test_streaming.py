@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Coroutine
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from penstock.client import Client
+from penstock.engine.stream import Streaming
 from penstock.errors import RequestError, UsageError
-from penstock.records import Chunk
+from penstock.records import Chunk, HttpAnswer, Request, Result
+from penstock.rules.tally import Tally
 from penstock.simulator.behaviour import Settings, expected_text
 from penstock.simulator.clock import run
+from penstock.testing import MemoryLedger, ScriptedTransport, completion
 from tests.kit.rows import VirtualClient, tasks_left
 
 WORLD = Settings(latency=0.5, token_latency=0.05, output_tokens=20)
@@ -83,6 +89,127 @@ def test_an_answer_begins_anew_where_that_is_asked_for() -> None:
             assert client.stats.arrived == 2
 
     on_virtual_time(main())
+
+
+def test_the_waits_between_chunks_are_told_without_what_the_reader_takes_for_himself() -> None:
+    async def main() -> None:
+        async with VirtualClient(WORLD) as client:
+            waits = []
+            for pause in (0.0, 0.03):
+                stream = client.stream("Tell me more")
+                assert stream.longest_gap_s is stream.time_per_output_chunk_s is stream.first_token_s is None
+                times = []
+                async for _ in stream:
+                    times.append(client.clock.now())
+                    await client.clock.sleep(pause)
+                assert stream.time_per_output_chunk_s is not None
+                waited = stream.time_per_output_chunk_s * (len(times) - 1)
+                waits.append((stream.longest_gap_s, waited))
+                assert times[-1] - times[0] == pytest.approx(waited + pause * (len(times) - 1), abs=0.002)
+            gaps = [b - a for a, b in pairwise(times)]
+            assert waits[0] == pytest.approx(waits[1])
+            assert waits[0][0] == pytest.approx(max(gaps) - 0.03, abs=0.002)
+
+    on_virtual_time(main())
+
+
+async def pieces_of(client: VirtualClient, prompt: str, **options: Any) -> tuple[Streaming, list[list[Chunk]]]:
+    request = Request([{"role": "user", "content": prompt}])
+    streaming = Streaming(await client.caller(), request, client.provider.encode(request, "m"), **options)
+    return streaming, [chunks async for chunks in streaming.pieces()]
+
+
+def test_to_relay_every_event_is_told_as_it_came_and_nothing_before_the_first_token() -> None:
+    async def main() -> None:
+        async with VirtualClient(WORLD) as client:
+            streaming, pieces = await pieces_of(client, "Tell me more", relay=True)
+            assert all(pieces)
+            events = [json.loads(chunk.raw) for chunks in pieces for chunk in chunks]
+            assert [event["object"] for event in events] == ["chat.completion.chunk"] * len(events)
+            assert "role" in events[0]["choices"][0]["delta"]
+            assert any(chunk.text for chunk in pieces[0])
+            assert events[-1]["choices"] == []
+            assert events[-1]["usage"]["completion_tokens"] == 20
+            told = "".join(event["choices"][0]["delta"].get("content", "") for event in events[:-1])
+            assert streaming.outcome.response is not None
+            assert told == streaming.outcome.response.text == expected_text("Tell me more", 20)
+            assert streaming.outcome.headers
+
+    on_virtual_time(main())
+
+
+def test_a_stream_that_is_left_may_be_billed_and_counts_as_sent() -> None:
+    async def main() -> None:
+        async with VirtualClient(WORLD) as client:
+            request = Request([{"role": "user", "content": "Tell me more"}])
+            tally = Tally()
+            caller = await client.caller(observer=tally)
+            streaming = Streaming(caller, request, client.provider.encode(request, "m"))
+            pieces = streaming.pieces()
+            await anext(pieces)
+            await pieces.aclose()
+            assert (streaming.outcome.attempts, streaming.outcome.ambiguous) == (1, 1)
+            assert tally.sent == 1
+
+    on_virtual_time(main())
+
+
+def test_what_came_whole_is_told_without_the_bytes_of_events() -> None:
+    async def main() -> None:
+        transport = ScriptedTransport([completion("Hello")])
+        async with VirtualClient(transport=transport) as client:
+            _, pieces = await pieces_of(client, "Hi", relay=True)
+            assert [(chunk.text, chunk.raw) for chunks in pieces for chunk in chunks] == [("Hello", b"")]
+
+    on_virtual_time(main())
+
+
+def test_a_break_while_no_token_has_come_is_tried_again_although_the_stream_had_begun() -> None:
+    """A role is no token: whoever relays has told nobody of it yet."""
+
+    async def main() -> None:
+        role = b'data: {"id":"1","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}\n\n'
+        rest = (
+            role
+            + b'data: {"id":"1","choices":[{"delta":{"content":"Tea"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+        )
+        for relay in (False, True):
+            transport = ScriptedTransport([HttpAnswer(200, [], role), HttpAnswer(200, [], rest)])
+            async with VirtualClient(transport=transport) as client:
+                streaming, pieces = await pieces_of(client, "Hi", relay=relay)
+                assert [chunk.text for chunks in pieces for chunk in chunks] == (["", "Tea"] if relay else ["Tea"])
+                assert (streaming.outcome.attempts, streaming.outcome.ambiguous) == (2, 1)
+
+    on_virtual_time(main())
+
+
+@pytest.mark.parametrize(
+    ("stream_end", "stream", "whole"),
+    [
+        ("done", b'data: {"choices":[{"delta":{"content":"Tea"},"finish_reason":"stop"}]}\n\n', False),
+        ("finish_reason", b'data: {"choices":[{"delta":{"content":"Tea"},"finish_reason":"stop"}]}\n\n', True),
+        ("finish_reason", b'data: {"choices":[{"delta":{"content":"Tea"}}]}\n\n', False),
+        ("close", b'data: {"choices":[{"delta":{"content":"Tea"}}]}\n\n', True),
+    ],
+)
+def test_the_least_that_ends_a_stream_well_can_be_said(stream_end: str, stream: bytes, *, whole: bool) -> None:
+    """For a server that leaves out `[DONE]`, or its finish reason too; what is recorded of it can be read again."""
+
+    async def main() -> None:
+        transport, ledger = ScriptedTransport([HttpAnswer(200, [], stream)]), MemoryLedger()
+        async with VirtualClient(transport=transport, stream_end=stream_end, max_retries=0) as client:
+            results = [item async for item in client.stream_many(["Hi"], ledger=ledger) if isinstance(item, Result)]
+            assert [result.text for result in results] == (["Tea"] if whole else [None])
+        async with VirtualClient(transport=ScriptedTransport([])) as client:
+            if whole:
+                assert (await client.gather(["Hi"], ledger=ledger))[0].text == "Tea"
+
+    on_virtual_time(main())
+
+
+def test_another_word_for_the_end_of_streams_is_refused() -> None:
+    with pytest.raises(UsageError, match="stream_end must be one of done, finish_reason, close"):
+        Client("vllm/m", stream_end="eof")
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5])

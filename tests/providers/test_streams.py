@@ -16,6 +16,7 @@ from penstock.providers.catalog import SERVICES, StreamEnd
 from penstock.providers.openai import ChatCompletions, chat_completions
 from penstock.providers.streams import StreamDecoder
 from penstock.records import Chunk, HttpAnswer, Request, Response, ToolCall, ToolCallPart, Usage
+from penstock.rules.sse import EventReader
 from penstock.simulator import answers
 
 KEY = "sk-canary-1234567890"
@@ -317,6 +318,52 @@ def test_a_stream_without_done_is_whole_only_where_its_server_is_known_for_it(
     else:
         assert isinstance(result, Response)
         assert (result.text, result.finish_reason) == ("Tea", reason)
+
+
+@pytest.mark.parametrize(
+    ("more", "chunk"),
+    [
+        ({}, Chunk("Tea")),
+        ({"refusal": " no"}, Chunk("Tea no")),
+        ({"reasoning": "hm"}, Chunk("Tea", "hm")),
+        ({"reasoning_content": "hm"}, Chunk("Tea", "hm")),
+        ({"tool_calls": [{"index": 0, "id": "c"}]}, Chunk("Tea", tool_calls=(ToolCallPart(0, "c"),))),
+        ({"function_call": {"name": "f"}}, Chunk("Tea", tool_calls=(ToolCallPart(0, "", "f"),))),
+    ],
+)
+def test_what_comes_beside_a_text_is_told_too(more: dict[str, Any], chunk: Chunk) -> None:
+    assert provider("openai").decoder(200, [], 0.0).feed(piece({"content": "Tea", **more})) == [chunk]
+
+
+def relayed(stream: bytes, service: str = "openai") -> tuple[list[Chunk], Response | RequestError]:
+    decoder = provider(service).decoder(200, [(b"X-Request-Id", b"req_1")], 0.0, relay=True)
+    return decoder.feed(stream) + decoder.flush(), ended(decoder)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_relayed_stream_tells_the_same_and_the_data_of_every_event(dialect: str) -> None:
+    """Also of those that add nothing; only `[DONE]` is not told."""
+    service, stream, _ = DIALECTS[dialect]
+    chunks, response = read(stream, service)
+    with_raw, relayed_response = relayed(stream, service)
+    told = [msgspec.structs.replace(chunk, raw=b"") for chunk in with_raw]
+    assert [chunk for chunk in told if chunk != Chunk()] == chunks
+    assert relayed_response == response
+    events = [event.data for event in EventReader().feed(stream) if event.name in ("", "message")]
+    assert [chunk.raw.decode() for chunk in with_raw] == [data for data in events if data.strip() and data != "[DONE]"]
+
+
+def test_data_of_several_lines_is_relayed_on_one() -> None:
+    stream = b'data: {"choices": [{"index": 0,\ndata: "delta": {"content": "Tea"}}]}\n\n' + STOP + DONE
+    chunks, _ = relayed(stream)
+    assert chunks[0] == Chunk("Tea", raw=b'{"choices": [{"index": 0, "delta": {"content": "Tea"}}]}')
+
+
+def test_neither_an_error_nor_a_named_event_that_adds_nothing_is_relayed() -> None:
+    stream = text("Tea") + b"event: ping\ndata: {}\n\n: hold on\n\ndata: \n\n" + error_event(code=500) + STOP
+    chunks, error = relayed(stream)
+    assert [chunk.text for chunk in chunks] == ["Tea"]
+    assert isinstance(error, RequestError)
 
 
 @pytest.mark.parametrize("stream_end", ["done", "finish_reason", "close"])

@@ -169,3 +169,10 @@ def test_any_chunking_gives_the_same_events_and_the_same_error(stream: bytes, cu
     whole = read([stream], bound)
     assert read(pieces, bound) == whole
     assert read(bytewise(stream), bound) == whole
+
+
+def test_a_byte_order_mark_after_an_event_that_came_alone_is_none() -> None:
+    """It belongs to a field's name then, which nobody knows."""
+    reader = EventReader()
+    assert list(reader.feed(b"data: a\n\n")) == [Event("a")]
+    assert list(reader.feed(b"\xef\xbb\xbfdata: b\n\ndata: c\n\n")) == [Event("c")]

@@ -90,5 +90,5 @@ def test_the_pace_is_that_of_the_last_seconds() -> None:
 def test_the_summary_has_the_promised_keys() -> None:
     assert Summary.__struct_fields__ == (
         *("rows", "ok", "failed", "left", "sent", "throttled", "retried", "reused", "ambiguous"),
-        *("input_tokens", "output_tokens", "cost", "rows_without_cost", "wall_s", "requests_per_s"),
+        *("input_tokens", "output_tokens", "cost", "rows_without_cost", "wall_s", "requests_per_s", "calls"),
     )

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from penstock.edges.batches import BatchStore, Content
@@ -230,6 +231,32 @@ async def test_what_is_under_way_at_a_cancel_may_finish(tmp_path: Path) -> None:
         assert len(provider.asked.all) == 1
 
 
+async def test_a_cancel_may_come_at_any_moment(tmp_path: Path) -> None:
+    """The batch ends cancelled, or had ended before: each of its rows stands once in one of its files, or in none."""
+    seen = set()
+    async with gateway(echoes, tmp_path, grace=0.05, **ONE_AT_A_TIME) as (server, provider):
+        for moment in range(15):
+            sent = len(provider.asked.all)
+            batch = await begin(server, lines(4))
+            await provider.asked.at_least(sent + moment % 5)
+            for _ in range(moment // 5):
+                await server.ask("/healthz")
+            told = await server.ask(f"/v1/batches/{batch['id']}/cancel", {})
+            done = await ended(server, batch, "cancelled" if told.status == 200 else "completed")
+            answers, errors = (
+                await rows_of(server, done["output_file_id"]),
+                await rows_of(server, done["error_file_id"]),
+            )
+            assert sorted([*answers, *errors]) in ([], [f"row-{n}" for n in range(4)])
+            assert {row["error"]["code"] for row in errors.values()} <= {"batch_cancelled"}
+            counts = done["request_counts"]
+            assert (counts["completed"], counts["failed"]) == (len(answers), 0)
+            seen.add((done["status"], len(answers)))
+        files = {path.name for path in (tmp_path / "files").iterdir()}
+        assert files == {file["id"] for file in (await server.ask("/v1/files")).json["data"]}
+    assert len(seen) > 1, "all came at the same moment"
+
+
 async def test_a_batch_is_cancelled_before_its_input_was_checked(tmp_path: Path) -> None:
     """It ends without files; nothing was sent."""
     async with gateway(echoes, tmp_path) as (server, provider), server.server.batches._shop.checks:
@@ -399,7 +426,17 @@ async def test_a_row_that_was_given_up_is_over(tmp_path: Path) -> None:
     async with gateway(answers_but(refused, hold_from=2), tmp_path, **options) as (server, first):
         batch = await begin(server, lines(3))
         await first.asked.at_least(3)
-    async with gateway(echoes, tmp_path, **options) as (server, second):
+    release = asyncio.Event()
+
+    async def waits(asked: Asked, peer: Peer) -> None:
+        await release.wait()
+        await echoes(asked, peer)
+
+    async with gateway(waits, tmp_path, **options) as (server, second):
+        await second.asked.at_least(1)
+        counts = (await server.ask(f"/v1/batches/{batch['id']}")).json["request_counts"]
+        assert counts == {"total": 3, "completed": 1, "failed": 1}
+        release.set()
         done = await ended(server, batch, "completed")
         assert set(await rows_of(server, done["error_file_id"])) == {"row-0"}
     assert [asked.prompt for asked in second.asked.all] == ["prompt 2"]
@@ -580,18 +617,17 @@ async def test_rows_stand_in_the_lane_of_batches(tmp_path: Path) -> None:
         await release.wait()
         await echoes(asked, peer)
 
-    settings = settings_for("http://127.0.0.1:9/v1", tmp_path, **ONE_AT_A_TIME)
-    assert settings.lanes == {}
-    async with gateway(waits, tmp_path, **ONE_AT_A_TIME) as (server, provider):
+    async with gateway(waits, tmp_path, grace=0.05, **ONE_AT_A_TIME) as (server, provider):
+
+        async def stands_in(lane: str) -> None:
+            while not server.server.serving.models.statistics()["gpt-5-mini"].get(f"waiting ({lane})"):
+                await server.ask("/healthz")
+
         batch = await begin(server, lines(5))
-        await provider.asked.at_least(1)
-        numbers = next(iter(server.server.serving.models.statistics().values()))
-        assert numbers["waiting (batch)"] > 0
-        interactive = asyncio.create_task(
-            server.ask(body={"model": "gpt-5-mini", "messages": [{"role": "user", "content": "me"}]})
-        )
-        while not next(iter(server.server.serving.models.statistics().values())).get("waiting (interactive)"):
-            await server.ask("/healthz")
+        await stands_in("batch")
+        question = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "me"}]}
+        interactive = asyncio.create_task(server.ask(body=question))
+        await stands_in("interactive")
         release.set()
         assert (await interactive).status == 200
         await ended(server, batch, "completed")
@@ -600,8 +636,6 @@ async def test_rows_stand_in_the_lane_of_batches(tmp_path: Path) -> None:
 
 async def test_the_lane_of_batches_has_the_weight_of_the_settings(tmp_path: Path) -> None:
     """`[lanes.batch]` holds for them."""
-    import msgspec
-
     settings = settings_for("http://127.0.0.1:9/v1", tmp_path)
     settings = msgspec.structs.replace(settings, lanes={"batch": LaneWeight(weight=3.0)})
     async with served(settings) as server:

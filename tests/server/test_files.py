@@ -339,10 +339,12 @@ async def test_the_files_of_a_batch_belong_to_its_key(tmp_path: Path) -> None:
 
 
 async def test_files_are_there_after_a_restart(tmp_path: Path) -> None:
-    """With their contents, their dates and their owners."""
+    """With their contents and dates; what a crash left half written is gone."""
     async with gateway(echoes, tmp_path) as (server, _):
         file = await upload(server, b"\x00x")
+    (tmp_path / "files" / f".{'0' * 24}.part").write_bytes(b"half")
     async with gateway(echoes, tmp_path) as (server, _):
         listed: Served = server
         assert (await listed.ask("/v1/files")).json["data"] == [file]
         assert await content_of(listed, file["id"]) == b"\x00x"
+        assert contents(tmp_path) == {file["id"]}

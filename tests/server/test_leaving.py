@@ -89,7 +89,9 @@ async def test_when_the_client_goes_the_provider_is_let_go(
     assert len(upstream.asked.all) == sends
 
 
-@pytest.mark.parametrize(("target", "body"), [(CHAT, HI), (CHAT, STREAMED), ("/generate", ASK), ("/generate/stream", ASK)])
+@pytest.mark.parametrize(
+    ("target", "body"), [(CHAT, HI), (CHAT, STREAMED), ("/generate", ASK), ("/generate/stream", ASK)]
+)
 async def test_who_goes_while_it_waits_for_a_turn_is_never_sent(tmp_path: Path, target: str, body: Any) -> None:
     """One slot, which another holds: the one in line goes, and the next in line gets the slot."""
     models = {"openai/gpt-5-mini": {"max_concurrency": 1}}

@@ -76,7 +76,9 @@ async def test_what_never_fits_is_a_400_at_once(tmp_path: Path, target: str, bod
 
 
 @pytest.mark.parametrize(("target", "body"), ALL)
-async def test_a_deadline_that_passes_is_a_504_that_is_not_to_be_retried(tmp_path: Path, target: str, body: Any) -> None:
+async def test_a_deadline_that_passes_is_a_504_that_is_not_to_be_retried(
+    tmp_path: Path, target: str, body: Any
+) -> None:
     """The provider is let go, and the slot is free."""
     models = {"openai/gpt-5-mini": {"deadline": 0.05}}
     async with gateway(holds(), tmp_path, models=models) as (server, upstream):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from typing import assert_type
+from dataclasses import dataclass
+from typing import Any, TypedDict, assert_type
 
 from penstock import (
+    Chunk,
     Client,
     Limits,
     PenstockError,
@@ -14,6 +16,7 @@ from penstock import (
     RequestError,
     Response,
     Result,
+    RowChunk,
     RunStopped,
     ToolCall,
     Usage,
@@ -21,6 +24,7 @@ from penstock import (
 )
 from penstock.blocking import Client as BlockingClient
 from penstock.errors import Kind
+from penstock.records import Structured
 
 
 async def one_request() -> None:
@@ -32,11 +36,40 @@ async def one_request() -> None:
         assert_type(response, Response)
         assert_type(await client.generate([{"role": "user", "content": "Why?"}]), Response)
         assert_type(await client.generate(Request([{"role": "user", "content": "Why?"}])), Response)
-        await client.generate(7)  # type: ignore[arg-type]  # a number is no prompt
+        await client.generate(7)  # type: ignore[call-overload]  # a number is no prompt
     assert_type(response.text, str)
     assert_type(response.usage, Usage | None)
     assert_type(response.tool_calls, tuple[ToolCall, ...])
     Limits(3_000)  # type: ignore[call-arg]  # limits are given by name
+
+
+@dataclass
+class Label:
+    """What an answer may be."""
+
+    topic: str
+
+
+class Point(TypedDict):
+    """The same as a mapping."""
+
+    x: float
+
+
+async def a_value(client: Client, blocking: BlockingClient) -> None:
+    """A `response_model` says what `value` is; without one, and for a JSON schema, it may be anything."""
+    response = await client.generate("Why?", response_model=Label, repairs=1, temperature=0)
+    assert_type(response, Structured[Label])
+    assert_type(response.value, Label)
+    assert_type(response.text, str)
+    assert_type(response.discarded, tuple[Usage | None, ...])
+    assert_type((await client.generate("Why?", response_model=list[Label])).value, list[Label])
+    assert_type((await client.generate("Why?", response_model=Point)).value, Point)
+    assert_type((await client.generate("Why?", response_model={"type": "object"})).value, Any)
+    assert_type(await client.generate("Why?", response_model=None), Response)
+    assert_type(blocking.generate("Why?", response_model=Label).value, Label)
+    assert_type(blocking.generate("Why?", system="Be brief."), Response)
+    _ = response.value.subject  # type: ignore[attr-defined]  # a label has a topic
 
 
 async def many_requests(client: Client, rows: list[str], stream: AsyncIterator[str]) -> None:
@@ -47,6 +80,21 @@ async def many_requests(client: Client, rows: list[str], stream: AsyncIterator[s
         assert_type(result, Result)
     assert_type(await client.gather(rows, dedupe=True), list[Result])
     assert_type(client.statistics(), dict[str, float])
+
+
+async def as_they_come(client: Client, rows: list[str]) -> None:
+    """Chunks of one answer; chunks of many, and their results between them."""
+    stream = client.stream("Why?", on_break="restart", temperature=0)
+    async for chunk in stream:
+        assert_type(chunk, Chunk)
+    assert_type(stream.longest_gap_s, float | None)
+    async for item in client.stream_many(rows, prompt="{text}", max_cost=1.0):
+        assert_type(item, RowChunk | Result)
+        if isinstance(item, RowChunk):
+            assert_type(item.chunk, Chunk)
+        else:
+            assert_type(item, Result)
+    client.stream("Why?", on_break="again")  # type: ignore[arg-type]  # it restarts, or it is an error
 
 
 def one_result(result: Result) -> None:
@@ -67,6 +115,7 @@ def without_a_loop(rows: list[str]) -> None:
         assert_type(client, BlockingClient)
         assert_type(client.generate("Why?"), Response)
         assert_type(client.map(rows, prompt="{text}"), Generator[Result, None, None])
+        assert_type(client.stream_many(rows), Generator[RowChunk | Result, None, None])
         assert_type(client.gather(rows), list[Result])
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "plan": "Tell what a run would take; sends nothing.",
     "results": "Print what a run has recorded so far, as JSON lines.",
     "verify": "Check the account of a run.",
+    "report": "Draw how a run went, as one page of HTML.",
     "generate": "Ask one prompt and print the answer.",
     "serve": "Serve models over HTTP: /generate, and the OpenAI API.",
     "simulate": "Serve a simulated provider on this machine.",

@@ -54,12 +54,20 @@ asking_options = chain(
         "--param", "params", multiple=True, metavar="KEY=VALUE", help="Any other field of the body (JSON or text)."
     ),
 )
-row_options = chain(
+stream_end_option = click.option(
+    "--stream-end",
+    type=click.Choice(["done", "finish_reason", "close"]),
+    help="The least that ends a stream of this server well: [DONE], as is usual; a finish reason; or no more than its close.",
+)
+file_options = chain(
     click.option("--prompt", metavar="TEMPLATE", help="What to ask; {column} is filled from the row."),
     click.option("--prompt-file", metavar="FILE", help="The same, from a file."),
     asking_options,
     click.option("--limit", type=COUNT, metavar="N", help="Only the first N rows."),
     click.option("--id", "id_column", metavar="COLUMN", help="Column that names the rows."),
+)
+row_options = chain(
+    file_options,
     click.option("--keep", multiple=True, metavar="COLUMN", help="Column to copy to the output (repeatable)."),
 )
 limit_options = chain(
@@ -97,7 +105,7 @@ def asking_of(given: Mapping[str, Any]) -> Asking:
         system=given["system"],
         params=params_of(given["params"], given["max_tokens"], given["temperature"]),
         id_column=given["id_column"],
-        keep=given["keep"],
+        keep=given.get("keep", ()),
     )
 
 

@@ -37,6 +37,7 @@ Examples:
   penstock run batch.jsonl -o answers.jsonl -m openai/gpt-5-mini
   penstock run prompts.txt -o out.jsonl -m vllm/my-model \\
       --base-url http://gpu:8000/v1
+  penstock run books/ -o out.jsonl -m openai/gpt-5-mini --workflow summarise
   penstock run rows.csv -o out.jsonl -m openai/gpt-5-mini --prompt "..." \\
       --tpm 2000000 --share 0.6 --max-cost 25
 
@@ -52,6 +53,11 @@ command again to resume.
 @click.option("-o", "--output", required=True, metavar="OUTPUT", help="File of answers.")
 @model_options
 @row_options
+@click.option(
+    "--workflow",
+    metavar="MODULE:FUNCTION",
+    help="Run `async def FUNCTION(row, llm)` over each row; or a ready-made one: summarise.",
+)
 @limit_options
 @patience_options
 @click.option(
@@ -111,7 +117,19 @@ def _job(given: dict[str, Any]) -> Any:
         retry_failed=given["retry_failed"],
         dedupe=given["dedupe"],
         max_cost=given["max_cost"],
+        workflow=_workflow(given),
     )
+
+
+def _workflow(given: dict[str, Any]) -> Any:
+    """The function that `--workflow` names."""
+    if given["workflow"] is None:
+        return None
+    if given["prompt"] is not None or given["prompt_file"] is not None:
+        raise click.UsageError("give --workflow or --prompt, not both: a workflow's function asks what it wants")
+    from penstock.edges.functions import load_function
+
+    return load_function(given["workflow"])
 
 
 def _again(*, update: bool, fresh: bool) -> Literal["resume", "update", "fresh"]:

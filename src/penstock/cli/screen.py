@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from penstock.edges.environment import is_terminal
-from penstock.rules.tally import Summary, Tally
+from penstock.rules.tally import CallTotals, Summary, Tally
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -69,11 +69,23 @@ def account(summary: Summary, tally: Tally, output: str | None) -> str:
         f"{summary.input_tokens:,} tokens in, {summary.output_tokens:,} out, cost {money(summary.cost)}{unknown}",
         f"{_duration(summary.wall_s)}, {summary.requests_per_s:,.1f} requests/s{_latencies(tally)}",
     ]
+    if summary.calls is not None:
+        lines.append(calls_told(summary.calls))
     if tally.errors:
         lines.append("failed: " + ", ".join(f"{count:,} {kind}" for kind, count in sorted(tally.errors.items())))
     if output is not None:
         lines.append(f"answers: {output}")
     return "\n".join(lines)
+
+
+def calls_told(calls: CallTotals) -> str:
+    """The account of a workflow's calls."""
+    told = f"{calls.answers:,} answers to the calls of rows"
+    if calls.dropped:
+        told += f", {calls.dropped:,} of them not of the form that was asked for"
+    if calls.unused:
+        told += f", {calls.unused:,} recorded and not asked for again (cost {money(calls.unused_cost)})"
+    return told
 
 
 def _latencies(tally: Tally) -> str:

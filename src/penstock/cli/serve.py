@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from penstock.cli.options import POSITIVE, limit_options, patience_options
 from penstock.errors import UsageError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "PENSTOCK_SERVER_KEY"
 CONFIG = "penstock.toml"
+_OF_THE_SERVER = frozenset({"config", "host", "port", "data", "key", "hosts", "grace"})
 
 _HELP = """Serve models over HTTP: POST /generate, and the OpenAI API with chat, models, files and batches.
 
@@ -78,8 +80,21 @@ def settings_of(given: dict[str, Any]) -> Settings:
     config = given["config"] or (CONFIG if not given["models"] and Path(CONFIG).exists() else None)
     if config is not None and given["models"]:
         raise click.UsageError("give -m or --config, not both")
+    if config is not None and (silenced := _silenced_options()):
+        raise click.UsageError(f"{', '.join(silenced)}: with a file, say it there, in the tables of its models and endpoints")
     settings = read_settings(Path(config)) if config is not None else Settings(**_named_models(given))
     return _overridden(settings, given)
+
+
+def _silenced_options() -> list[str]:
+    """The options given that are about a model of the command line: with a file they would change nothing."""
+    context = click.get_current_context()
+    given = (
+        parameter
+        for parameter in context.command.params
+        if context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    )
+    return [parameter.opts[-1] for parameter in given if parameter.name not in _OF_THE_SERVER]
 
 
 def _named_models(given: dict[str, Any]) -> dict[str, Any]:

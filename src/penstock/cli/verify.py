@@ -19,11 +19,13 @@ Example:
 @click.argument("output", metavar="OUTPUT")
 def verify(output: str) -> int:
     from penstock import jobs
-    from penstock.cli.screen import money
+    from penstock.cli.screen import calls_told, money
 
     found = jobs.verify(output)
     click.echo(f"{found.rows:,} rows = {found.ok:,} ok + {found.failed:,} failed + {found.left:,} left")
     click.echo(f"{found.ambiguous:,} sends may be billed without an answer; cost of the answers {money(found.cost)}")
+    if found.calls is not None:
+        click.echo(calls_told(found.calls))
     if found.under_way:
         click.echo(f"{found.under_way:,} more rows are being sent, or were when the run died (the next run will tell)")
     if found.lost:

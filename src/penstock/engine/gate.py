@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
+from collections.abc import Callable
 from itertools import count
 from typing import NamedTuple
 
@@ -57,6 +58,9 @@ class Scope:
     def __init__(self, lane: Lane = BATCH, spending: Spending | None = None) -> None:
         self.lane, self.spending = lane, spending
         self.stopped: RunStopped | None = None
+        self.away = 0
+        """How many wait for their time to be tried again: whoever carries them can carry nothing else meanwhile."""
+        self.when_away: Callable[[], None] | None = None
         self.parked: deque[tuple[Queue, Waiter]] = deque()
         """Who waits for what is under way to turn out cheaper: not in line, so that nobody else waits behind."""
 
@@ -156,8 +160,12 @@ class Gate:
         Raises the scope's `RunStopped` when the scope ends meanwhile.
         """
         waiter = Waiter(ask, scope, asyncio.get_running_loop().create_future())
-        if at > self._clock.now():
+        away = at > self._clock.now()
+        if away:
             heapq.heappush(self._later, (at, next(self._order), queue, waiter))
+            scope.away += 1
+            if scope.when_away is not None:
+                scope.when_away()
         else:
             self._line_up(queue, waiter, first=first)
         self.pump()
@@ -167,6 +175,8 @@ class Gate:
             if waiter.future.done() and not waiter.future.cancelled() and waiter.future.exception() is None:
                 self.give_back(queue, scope, waiter.future.result())
             raise
+        finally:
+            scope.away -= away
 
     def leave(self, queue: Queue, scope: Scope) -> None:
         """Free the slot of a request that is over."""

@@ -1,8 +1,9 @@
 """Many rows: source -> call -> ledger -> caller, bounded, resumable, cancellable.
 
 A fixed number of workers draw rows as they become free: never a task for each row, never a list of all rows. A worker is
-free again as soon as its answer is settled; a committer writes all that waits in one go, and only then is a result shown.
+free again as soon as its answer is settled; a recorder writes all that waits in one go, and only then is a result shown.
 Results that nobody has taken yet are bounded, so a slow disk or a slow consumer slows the run and does not grow it.
+What is done for one row is the `Work` of the run: one request (`engine.single`), or a function (`engine.workflow`).
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import msgspec
 
 from penstock.engine.call import Caller
-from penstock.errors import InputError, LedgerFailed, PenstockError, RequestError, RunStopped, request_error
-from penstock.ports import Ledger, Prices
-from penstock.records import Entry, RawRow, Result, Row
-from penstock.rules.entries import NO_REQUEST, to_entry, to_result
-from penstock.rules.identity import ANSWERED, FAILED, request_digest
+from penstock.engine.recorder import Recorder
+from penstock.errors import InputError, LedgerFailed, RequestError, RunStopped, request_error
+from penstock.ports import Ledger
+from penstock.records import Calls, Entry, RawRow, Result, Row, Usage
+from penstock.rules.entries import NO_REQUEST, to_result
+from penstock.rules.identity import ANSWERED, FAILED
 
 T = TypeVar("T")
 WAITING_PER_WORKER = 4
@@ -31,6 +33,7 @@ class Draw(Generic[T]):
 
     def __init__(self, items: Iterator[T] | AsyncIterator[T]) -> None:
         self._items = items
+        self._is_plain = isinstance(items, Iterator)
         self._turn = asyncio.Lock()
         self._waiting: set[asyncio.Task[None]] = set()
         self._over = False
@@ -39,13 +42,18 @@ class Draw(Generic[T]):
         """The next item, None after the last one. `task` is who asks; `stop` cancels it if it must wait."""
         if self._over:
             return None
-        if isinstance(self._items, Iterator):
-            item = next(self._items, None)
+        if self._is_plain:
+            item = next(cast("Iterator[T]", self._items), None)
         else:
-            item = await self._next(self._items, task)
+            item = await self._next(cast("AsyncIterator[T]", self._items), task)
         if item is None:
             self._over = True
         return item
+
+    @property
+    def over(self) -> bool:
+        """True once there will be no more."""
+        return self._over
 
     async def _next(self, items: AsyncIterator[T], task: asyncio.Task[None]) -> T | None:
         self._waiting.add(task)
@@ -84,6 +92,30 @@ class Room:
                 return
 
 
+class Task(NamedTuple):
+    """A row that is ready: what it is called, the identity of what it asks, and whatever its work needs besides."""
+
+    row: Row
+    digest: bytes
+    matter: Any
+
+
+class Work(Protocol):
+    """What is done for one row."""
+
+    def prepare(self, raw: RawRow) -> Task:
+        """The row, ready. Raises `InputError` or `RequestError` where it can never be."""
+        ...
+
+    async def carry_out(self, task: Task, recorder: Recorder | None) -> Result:
+        """What becomes of it; raises `RunStopped` where the run ends before. What comes on the way is the `recorder`'s."""
+        ...
+
+    def close(self) -> None:
+        """Whoever is cancelled from now on is cancelled because the run is closed."""
+        ...
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What a run is made of.
 
@@ -92,9 +124,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     caller: Caller
-    render: Callable[[RawRow], Row]
+    work: Work
     workers: int
-    prices: Prices
     ledger: Ledger | None = None
     look_up: bool = False
     retry_failed: bool = False
@@ -112,14 +143,11 @@ class Run:
         self._draw = Draw(rows)
         self._room = Room(plan.workers * (1 + WAITING_PER_WORKER))
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pending: list[tuple[Result, Entry]] = []
-        self._committing = self._closing = False
-        self._to_commit = asyncio.Event()
         self._certain: deque[Result] = deque()
         self._news = asyncio.Event()
         self._failure: BaseException | None = None
         self._originals: dict[bytes, asyncio.Future[Result | None] | int] = dict(plan.originals)
-        self._committer: asyncio.Task[None] | None = None
+        self._recorder: Recorder | None = None
         self.over = False
         """True once every row has been shown: nothing is left that could be stopped."""
 
@@ -128,7 +156,8 @@ class Run:
     async def results(self) -> AsyncGenerator[Result, None]:
         """Results as they become certain. Leaving early cancels what is under way and waits until it is gone."""
         if self._plan.ledger is not None:
-            self._committer = asyncio.create_task(self._commit_for_ever())
+            self._recorder = Recorder(self._plan.ledger, self._recorded, self._fail)
+        self._caller.scope.when_away = self._call_in
         self._add_worker()
         try:
             async with aclosing(self._in_order() if self._plan.ordered else self._as_certain()) as results:
@@ -152,11 +181,10 @@ class Run:
     async def _close(self) -> None:
         if self._tasks:
             self._fail(RunStopped("closed", "the run was closed before its end: run it again to go on"))
-        await _gone(self._tasks)
-        if self._committer is not None:
-            self._closing = True
-            self._to_commit.set()
-            await asyncio.wait([self._committer])
+        self._plan.work.close()
+        await gone(self._tasks)
+        if self._recorder is not None:
+            await self._recorder.aclose()
 
     def stop(self, reason: RunStopped) -> None:
         """Send nothing more; what is under way may finish and is recorded. `results()` then raises `reason`."""
@@ -189,7 +217,7 @@ class Run:
         while self._failure is None:
             if self._certain:
                 return self._certain.popleft()
-            if not (self._tasks or self._pending or self._committing):
+            if not (self._tasks or (self._recorder is not None and self._recorder.busy)):
                 return None
             self._news.clear()
             await self._news.wait()
@@ -209,6 +237,15 @@ class Run:
         self._tasks.add(task)
         task.add_done_callback(self._worker_gone)
 
+    @property
+    def _too_many(self) -> bool:
+        return len(self._tasks) > self._plan.workers + self._caller.scope.away
+
+    def _call_in(self) -> None:
+        """One more worker, if there is need: a row that waits to be tried again must not hold back the others."""
+        if not self._draw.over and len(self._tasks) < self._plan.workers + self._caller.scope.away:
+            self._add_worker()
+
     def _worker_gone(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -227,33 +264,34 @@ class Run:
         """Rows, one after the other, until there are none. A worker's first row calls in the next worker."""
         task, first = asyncio.current_task(), True
         assert task is not None
-        while True:
+        while not self._too_many:
             await self._room.take()
             raw = await self._draw(task)
             if raw is None:
                 self._room.give()
                 return
-            if first and len(self._tasks) < self._plan.workers:
-                self._add_worker()
-            first = False
-            await self._row(raw)
+            if first:
+                self._call_in()
+                first = False
+            try:
+                await self._row(raw)
+            except asyncio.CancelledError:
+                self._fail(RunStopped("closed", "a row was cancelled before its end: run it again to go on"))
+                raise
 
     async def _row(self, raw: RawRow) -> None:
-        account = self._caller.account
         try:
-            row = self._plan.render(raw)
-            body = account.provider.encode(row.request, row.request.model or account.model)
+            task = self._plan.work.prepare(raw)
         except (InputError, RequestError) as error:
             reason = request_error("input", str(error))
             self._finish(Result(raw.index, raw.index, error=reason), NO_REQUEST)
             return
-        digest = request_digest(account.provider.name, body)
-        if self._plan.look_up and await self._known(row, digest):
+        if self._plan.look_up and await self._known(task.row, task.digest):
             return
         if self._plan.dedupe:
-            await self._once(row, body, digest)
+            await self._once(task)
         else:
-            self._finish(await self._send(row, body), digest)
+            self._finish(await self._plan.work.carry_out(task, self._recorder), task.digest)
 
     async def _known(self, row: Row, digest: bytes) -> bool:
         """Show the recorded answer of a row, if there is one."""
@@ -269,24 +307,27 @@ class Run:
             self._finish(result, digest)
         return True
 
-    async def _once(self, row: Row, body: bytes, digest: bytes) -> None:
-        """Send the first row of its content; the others take its answer at no cost."""
+    async def _once(self, task: Task) -> None:
+        """Carry out the first row of its content; the others take its answer at no cost."""
+        row, digest = task.row, task.digest
         original = self._originals.get(digest)
         if original is None:
             mine = self._originals[digest] = asyncio.get_running_loop().create_future()
             result = None
             try:
-                result = await self._send(row, body)
+                result = await self._plan.work.carry_out(task, self._recorder)
             finally:
                 if result is None:
                     del self._originals[digest]
                 mine.set_result(result)
             self._finish(result, digest)
         elif (first := await self._answer_of(original)) is None:
-            await self._once(row, body, digest)
+            await self._once(task)
         else:
             own = {"index": row.index, "id": row.id, "columns": row.columns, "batch": row.batch}
-            free = {"attempts": 0, "ambiguous": 0, "latency_s": 0.0, "cost": 0.0, "reused": True}
+            free: dict[str, Any] = {"attempts": 0, "ambiguous": 0, "latency_s": 0.0, "cost": 0.0, "reused": True}
+            if first.calls is not None:
+                free["calls"] = Calls(usage=Usage())
             self._finish(msgspec.structs.replace(first, **own, **free), digest)
 
     async def _answer_of(self, original: asyncio.Future[Result | None] | int) -> Result | None:
@@ -295,52 +336,21 @@ class Run:
         await asyncio.wait([original])  # not awaited itself: our cancellation must not be the original's
         return original.result()
 
-    async def _send(self, row: Row, body: bytes) -> Result:
-        outcome = await self._caller.call(row.request, body, row.index)
-        response = outcome.response
-        model = row.request.model or self._caller.account.model
-        return Result(
-            index=row.index,
-            id=row.id,
-            response=response,
-            error=outcome.error,
-            attempts=outcome.attempts,
-            ambiguous=outcome.ambiguous,
-            latency_s=outcome.latency_s,
-            cost=self._plan.prices.cost(model, response.usage) if response is not None else None,
-            columns=row.columns,
-            batch=row.batch,
-        )
-
     # -- recording
 
     def _finish(self, result: Result, digest: bytes) -> None:
         """A row is over; it is shown at once, or once it is recorded where there is a ledger."""
-        if self._plan.ledger is None:
+        if self._recorder is None:
             self._show(result)
-            return
-        self._pending.append((result, to_entry(result, digest)))
-        self._to_commit.set()
+        else:
+            self._recorder.finish(result, digest)
 
-    async def _commit_for_ever(self) -> None:
-        """Everything that waits goes into one commit, and the loop wakes once for it."""
-        assert self._plan.ledger is not None
-        try:
-            while self._pending or not self._closing:
-                await self._to_commit.wait()
-                self._to_commit.clear()
-                if not self._pending:
-                    continue
-                batch, self._pending, self._committing = self._pending, [], True
-                await self._plan.ledger.commit([entry for _, entry in batch])
-                for result, entry in batch:
-                    self._show(result)
-                    if self._plan.dedupe and result.ok:
-                        self._originals[entry.request] = result.index
-                self._committing = False
-                self._news.set()
-        except PenstockError as error:
-            self._fail(error)
+    def _recorded(self, rows: list[tuple[Result, Entry]]) -> None:
+        """These rows are on the disk."""
+        for result, entry in rows:
+            self._show(result)
+            if self._plan.dedupe and result.ok:
+                self._originals[entry.request] = result.index
 
     def _show(self, result: Result) -> None:
         self._caller.observer.finished(result)
@@ -367,7 +377,7 @@ async def to_its_end(work: asyncio.Future[T], undo: Callable[[T], None] | None =
     raise cancelled
 
 
-async def _gone(tasks: set[asyncio.Task[None]]) -> None:
+async def gone(tasks: set[asyncio.Task[None]]) -> None:
     """Cancel tasks and wait until they are over."""
     for task in tasks:
         task.cancel()

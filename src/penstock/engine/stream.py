@@ -8,9 +8,11 @@ back the socket.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Literal, TypeAlias
+
+import msgspec
 
 from penstock.engine.attempt import attempt_streamed
 from penstock.engine.call import DONE, FIRST_TRY, Caller, Outcome, never_fits
@@ -22,6 +24,24 @@ from penstock.rules.retry import Verdict
 
 OnBreak: TypeAlias = Literal["error", "restart"]
 AGAIN = Chunk(restarted=True)
+
+
+class Pace(msgspec.Struct):
+    """How the chunks of one answer came after the first network read: running numbers, in seconds.
+
+    What counts is the time that was waited for them; the time that the reader takes for himself is none of the provider's.
+    """
+
+    chunks: int = 0
+    waited: float = 0.0
+    longest_gap: float = 0.0
+
+    def came(self, waited: float, chunks: int) -> None:
+        """So many chunks came, after so long a wait."""
+        self.chunks += chunks
+        self.waited += waited
+        if waited > self.longest_gap:
+            self.longest_gap = waited
 
 
 class Streaming:
@@ -37,7 +57,7 @@ class Streaming:
         body: bytes,
         index: int = 0,
         on_break: OnBreak = "error",
-        relay: bool = False,  # noqa: FBT001, FBT002  the last of a row of settings
+        relay: bool = False,
     ) -> None:
         self._caller = caller
         self._passage = caller.passage(request, body, index)
@@ -48,6 +68,7 @@ class Streaming:
         self._verdict = FIRST_TRY
         self._told = False
         """True once the reader has seen some of an answer."""
+        self.pace = Pace()
 
     @property
     def outcome(self) -> Outcome:
@@ -88,27 +109,32 @@ class Streaming:
                     return
                 if (ticket := await caller.enter(passage, self._verdict)) is None:
                     return
-                waiting: list[Chunk] | None = []
                 with self._sending(ticket) as reading:
                     async with aclosing(reading.pieces()) as pieces:
+                        if begun := await self._begun(reading, pieces, ticket):
+                            yield begun
+                        asked = caller.account.clock.now()
                         async for chunks in pieces:
-                            if waiting is None:
-                                yield chunks
-                                continue
-                            waiting += chunks
-                            if any(map(_adds, chunks)):
-                                yield self._begun(reading, waiting, ticket)
-                                waiting = None
+                            self.pace.came(caller.account.clock.now() - asked, len(chunks))
+                            yield chunks
+                            asked = caller.account.clock.now()
         except RunStopped:
             passage.state = follow(passage.state, "run stopped")
             raise
 
-    def _begun(self, reading: attempt_streamed, chunks: list[Chunk], ticket: Ticket) -> list[Chunk]:
-        """What to tell where an answer begins; from now on the reader knows of it."""
-        outcome, told = self.outcome, self._told
-        self._told, outcome.headers = True, reading.headers
-        outcome.first_token_s = self._caller.account.clock.now() - ticket.at
-        return [AGAIN, *chunks] if told else chunks
+    async def _begun(
+        self, reading: attempt_streamed, pieces: AsyncIterator[list[Chunk]], ticket: Ticket
+    ) -> list[Chunk]:
+        """All that comes until an answer begins; until then nothing is told, so that the request may be tried again."""
+        outcome, came = self.outcome, list[Chunk]()
+        async for chunks in pieces:
+            came += chunks
+            if any(map(_adds, chunks)):
+                told, self._told = self._told, True
+                outcome.headers, outcome.first_token_s = reading.headers, self._caller.account.clock.now() - ticket.at
+                self.pace = Pace()
+                return [AGAIN, *came] if told else came
+        return []
 
     @contextmanager
     def _sending(self, ticket: Ticket) -> Iterator[attempt_streamed]:

@@ -17,6 +17,7 @@ from penstock.engine.attempt import Account
 from penstock.engine.call import Caller
 from penstock.engine.gate import Gate, Rules, Scope
 from penstock.engine.run import Plan, Run
+from penstock.engine.single import SingleRequests
 from penstock.options import Retry, Timeouts
 from penstock.ports import AnswerStream, Prices, Provider
 from penstock.records import HttpAnswer, HttpCall, RawRow, Request, Row, Usage
@@ -214,12 +215,13 @@ def _engine(
         observer=tally,
         deadline=conditions.retry.deadline,
     )
-    return Run(Plan(caller=caller, render=_ready, workers=workers_of(conditions.rules), prices=Unpriced()), rows)
+    work = SingleRequests(caller, _ready, Unpriced())
+    return Run(Plan(caller=caller, work=work, workers=workers_of(conditions.rules)), rows)
 
 
 def workers_of(rules: Rules) -> int:
-    """How many rows a client has under way at most: rows that wait for a retry hold a worker beside those in flight."""
-    return rules.max_concurrency + rules.max_concurrency // 4 + 1
+    """How many rows a client has under way, beside those that wait for a retry."""
+    return rules.max_concurrency
 
 
 def _ready(raw: RawRow) -> Row:

@@ -6,12 +6,13 @@ variables in which a key is usually kept.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import msgspec
 
 from penstock.errors import UsageError
 from penstock.records import FinishReason
+from penstock.rules.schema import Native
 
 KeyHeader: TypeAlias = Literal["bearer", "api-key"]
 StreamEnd: TypeAlias = Literal["done", "finish_reason", "close"]
@@ -43,6 +44,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     issue 2); `close` for one known to do no more than close, and only with `finish_reason_optional`. No service here
     is known to need the latter two: Ollama may end without `[DONE]` just where it failed. `stream_options` is false
     where the request for usage is refused.
+
+    `native` is the form of answers that the service keeps to by itself; a model of it that does not answers 400.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason_optional: bool = False
     stream_end: StreamEnd = "done"
     stream_options: bool = True
+    native: Native = "json_schema"
     request_id_headers: tuple[bytes, ...] = (b"x-request-id",)
     slashes_in_names: bool = False
     """True where a model's own name is like `org/model`."""
@@ -93,6 +97,7 @@ _SERVICES = (
         name="anthropic",
         base_url="https://api.anthropic.com/v1",
         key_variables=("ANTHROPIC_API_KEY",),
+        native="none",  # its compatible endpoint ignores response_format in silence
         # The compatible endpoint maps its native reasons; the native words are kept in case one comes through.
         finish_reasons={
             "end_turn": "stop",
@@ -162,6 +167,7 @@ _SERVICES = (
         key_variables=("DEEPSEEK_API_KEY",),
         renamed=_TO_MAX_TOKENS,
         finish_reasons=_GAVE_UP | {"insufficient_system_resource": "error"},
+        native="json_object",
         request_id_headers=(b"x-ds-trace-id", b"x-request-id", b"cf-ray"),  # uncertain
     ),
     Service(
@@ -182,7 +188,7 @@ _SERVICES = (
         renamed=_TO_MAX_TOKENS,  # max_completion_tokens is ignored in silence
         finish_reason_optional=True,
     ),
-    Service(name="builtin", base_url=None, key_needed=False),
+    Service(name="builtin", base_url=None, key_needed=False, native="none"),
     Service(
         name="custom",
         slashes_in_names=True,
@@ -218,6 +224,16 @@ def split_model(model: str, base_url: str | None = None) -> tuple[Service, str]:
     if not rest.strip():
         raise UsageError(f"no model name in {model!r}; write provider/model, for example openai/gpt-5-mini")
     return service, rest
+
+
+def ending_streams_with(service: Service, stream_end: str) -> Service:
+    """The service as a user says that it ends streams; see `Service.stream_end`. Raises `UsageError` for another word."""
+    for known in get_args(StreamEnd):
+        if stream_end == known:
+            optional = service.finish_reason_optional or known == "close"
+            return msgspec.structs.replace(service, stream_end=known, finish_reason_optional=optional)
+    words = ", ".join(get_args(StreamEnd))
+    raise UsageError(f"stream_end must be one of {words} (the least that ends a stream well), not {stream_end!r}")
 
 
 def bare_model(service: Service, model: str) -> str:

@@ -24,6 +24,12 @@ class ErrorLine(msgspec.Struct, frozen=True):
     message: str
 
 
+class TracedLine(ErrorLine, frozen=True):
+    """`error` of a workflow's line: `trace` says where its own code raised."""
+
+    trace: str | None
+
+
 class Line(msgspec.Struct, frozen=True):
     """One line of OUTPUT; kept columns follow, and `tool_calls` where the model made some."""
 
@@ -39,9 +45,43 @@ class Line(msgspec.Struct, frozen=True):
     error: ErrorLine | None
 
 
+class WorkflowLine(msgspec.Struct, frozen=True):
+    """One line of OUTPUT of a workflow; kept columns follow. `usage` and `cost` are sums over the row's calls."""
+
+    id: str | int
+    index: int
+    value: Any
+    usage: Usage | None
+    cost: float | None
+    attempts: int
+    latency_s: float
+    error: TracedLine | None
+
+
 def output_line(result: Result) -> bytes:
     """The line of a result, without a line end."""
+    if result.calls is not None:
+        return _workflow_line(result)
     return _batch_line(result) if result.batch else _own_line(result)
+
+
+def _workflow_line(result: Result) -> bytes:
+    error = result.error
+    line = WorkflowLine(
+        id=result.id,
+        index=result.index,
+        value=result.value,
+        usage=result.usage,
+        cost=result.cost,
+        attempts=result.attempts,
+        latency_s=round(result.latency_s, 4),
+        error=None if error is None else TracedLine(*_told(error), error.trace or None),
+    )
+    return _encode(msgspec.structs.asdict(line) | result.columns if result.columns else line)
+
+
+def _told(error: RequestError) -> tuple[str, int | None, str | None, str]:
+    return error.kind, error.status, error.code, error.message
 
 
 def _own_line(result: Result) -> bytes:
@@ -56,7 +96,7 @@ def _own_line(result: Result) -> bytes:
         cost=result.cost,
         attempts=result.attempts,
         latency_s=round(result.latency_s, 4),
-        error=None if error is None else ErrorLine(error.kind, error.status, error.code, error.message),
+        error=None if error is None else ErrorLine(*_told(error)),
     )
     further: dict[str, Any] = dict(result.columns)
     if response is not None and response.tool_calls:

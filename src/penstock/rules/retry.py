@@ -41,9 +41,11 @@ TREATMENT: dict[Kind, Treatment] = {
     "context_too_long": "fail",
     "content_blocked": "fail",
     "too_large": "fail",
+    "schema": "fail",
     "never_fits": "fail",
     "input": "fail",
     "deadline": "fail",
+    "workflow": "fail",
 }
 
 FIRST_BACKOFF: dict[Treatment, float] = {"outage": 1.0, "connect": 0.05, "retry": 0.5}

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from penstock.errors import NotSent, RequestError, Throttled
-from penstock.records import Result, Usage
+from penstock.records import Calls, Result, Usage
 from penstock.rules.entries import Sums
 
 BUCKETS_PER_DOUBLING = 4
@@ -20,8 +20,23 @@ PACE_SECONDS = 10.0
 """The pace is what was done over about the last ten seconds."""
 
 
+class CallTotals(msgspec.Struct):
+    """Of workflows: `answers` that are recorded, those `dropped` for want of their form, those that no row asked for again.
+
+    `unused_cost` counts the known part.
+    """
+
+    answers: int = 0
+    dropped: int = 0
+    unused: int = 0
+    unused_cost: float = 0.0
+
+
 class Totals(msgspec.Struct):
-    """Sums over rows that are over. `cost` counts the known part; `rows_without_cost` the answers of unknown price."""
+    """Sums over rows that are over, and over calls. `rows_without_cost` counts the answers of unknown price.
+
+    `known_cost` leaves these out. A row of a workflow adds none of its own: each of its calls does, once it is recorded.
+    """
 
     ok: int = 0
     failed: int = 0
@@ -30,6 +45,7 @@ class Totals(msgspec.Struct):
     output_tokens: int = 0
     known_cost: float = 0.0
     rows_without_cost: int = 0
+    calls: CallTotals | None = None
 
     def add(self, *, ok: bool, ambiguous: int, usage: Usage | None, cost: float | None) -> None:
         """Take in one row."""
@@ -46,6 +62,8 @@ class Totals(msgspec.Struct):
             if (usage := sums.usage) is not None:
                 input_tokens += usage.input_tokens
                 output_tokens += usage.output_tokens
+            if sums.taken is not None:
+                self.add_calls_of(sums.taken.calls)
             if sums.cost is not None:
                 known_cost += sums.cost
             else:
@@ -58,6 +76,26 @@ class Totals(msgspec.Struct):
         self.known_cost += known_cost
         self.rows_without_cost += unpriced
 
+    def add_call(self, sums: Sums, *, ok: bool) -> None:
+        """Take in one call of a workflow's row."""
+        rows = self.ok, self.failed
+        self.add_all(((ok, sums),))
+        self.ok, self.failed = rows
+        self._calls().answers += ok
+
+    def add_calls_of(self, calls: Calls, *, found: bool = False) -> None:
+        """Take in what a workflow's row that is over tells of its calls; where it was `found`, they were not told before."""
+        totals = self._calls()
+        totals.answers += found * (calls.answers + calls.unused)
+        totals.dropped += calls.dropped
+        totals.unused += calls.unused
+        totals.unused_cost += calls.unused_cost or 0.0
+
+    def _calls(self) -> CallTotals:
+        if self.calls is None:
+            self.calls = CallTotals()
+        return self.calls
+
     @property
     def cost(self) -> float | None:
         """US dollars, None where an answer's price is unknown."""
@@ -69,7 +107,7 @@ class Summary(msgspec.Struct, frozen=True):
 
     `rows` to `left` and the tokens and cost speak of the whole run, earlier sessions included; `sent`, `throttled`,
     `retried`, `reused`, `wall_s` and `requests_per_s` of this session. `ambiguous` counts sends that may be billed and of
-    which no answer is recorded.
+    which no answer is recorded. `calls` is there for a workflow only; tokens and cost are then those of all its calls.
     """
 
     rows: int
@@ -87,6 +125,7 @@ class Summary(msgspec.Struct, frozen=True):
     rows_without_cost: int
     wall_s: float
     requests_per_s: float
+    calls: CallTotals | None = None
 
 
 class Tally:
@@ -109,15 +148,22 @@ class Tally:
         self.retried += 1
 
     def finished(self, result: Result) -> None:
-        response = result.response
-        usage = response.usage if response is not None else None
-        self.totals.add(ok=result.ok, ambiguous=result.ambiguous, usage=usage, cost=result.cost)
+        if result.calls is None or result.reused:
+            self.totals.add(ok=result.ok, ambiguous=result.ambiguous, usage=result.usage, cost=result.cost)
+        else:
+            self.totals.add(ok=result.ok, ambiguous=0, usage=None, cost=0.0)
+        if result.calls is not None:
+            self.totals.add_calls_of(result.calls, found=result.reused)
         self.reused += result.reused
         if result.error is not None:
             self.errors[result.error.kind] = self.errors.get(result.error.kind, 0) + 1
         elif not result.reused:
             bucket = math.ceil(math.log2(max(result.latency_s, SHORTEST) / SHORTEST) * BUCKETS_PER_DOUBLING)
             self._latencies[bucket] = self._latencies.get(bucket, 0) + 1
+
+    def called(self, call: Result) -> None:
+        """A call of a workflow's row is over, and recorded where there is a ledger."""
+        self.totals.add_call(Sums(call.ambiguous, call.cost, call.usage), ok=call.ok)
 
     @property
     def done(self) -> int:
@@ -161,4 +207,5 @@ class Tally:
             rows_without_cost=totals.rows_without_cost,
             wall_s=round(wall_s, 3),
             requests_per_s=round(self.sent / wall_s, 1) if wall_s > 0 else 0.0,
+            calls=totals.calls,
         )

@@ -34,6 +34,9 @@ OUTPUT_KEYS = frozenset(
 )
 """The keys of an output line, which a kept column may not overwrite."""
 
+WORKFLOW_KEYS = OUTPUT_KEYS - {"text", "finish_reason", "model"}
+"""The same of a workflow's line."""
+
 _BATCH_KEYS = frozenset({"custom_id", "method", "url", "body"})
 _BATCH_URLS = ("/v1/chat/completions", "/chat/completions")
 _INSTRUCTIONS = frozenset({"system", "developer"})
@@ -116,7 +119,7 @@ class Template:
 
     `prompt` has `{column}` fields; `system` is sent as it stands, before messages that have no instructions of their
     own; `params` are parameters of every body; `id_column` names the rows (else `id` or `custom_id`, else the index);
-    `keep` are columns copied to the output. Raises `UsageError` for what can be right for no row.
+    `keep` are columns copied to the output, whose own keys are `taken`. Raises `UsageError` for what can be right for no row.
     """
 
     def __init__(
@@ -127,6 +130,7 @@ class Template:
         params: Mapping[str, Any] | None = None,
         id_column: str | None = None,
         keep: Iterable[str] = (),
+        taken: frozenset[str] = OUTPUT_KEYS,
     ) -> None:
         self._prompt = None if prompt is None else Prompt(prompt)
         self._system = [{"role": "system", "content": system}] if system else []
@@ -135,9 +139,10 @@ class Template:
         self._keep = tuple(dict.fromkeys(keep))
         self._outside_body = frozenset({"id", "custom_id", "messages"} | ({id_column} if id_column else set()))
         self._not_asked = self._outside_body | {"model"}
-        taken = OUTPUT_KEYS.intersection(self._keep)
-        if taken:
-            raise UsageError(f"the output has a {_listed(sorted(taken))} of its own; rename the column to keep it")
+        if overwritten := taken.intersection(self._keep):
+            raise UsageError(
+                f"the output has a {_listed(sorted(overwritten))} of its own; rename the column to keep it"
+            )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -157,6 +162,17 @@ class Template:
             request = self._prompt_request(values, where)
         columns = self._kept(values, where) if self._keep else {}
         return Row(raw.index, self._id(values, batch, raw), request, columns, batch)
+
+    def given(self, raw: RawRow) -> Row:
+        """The row as it was given, with its name and what is kept of it: what is asked is for a workflow to decide.
+
+        Raises `InputError` for one that cannot be recorded.
+        """
+        values, where = _values(raw), raw.where
+        _require_json(dict(values), where)
+        return Row(
+            raw.index, self._id(values, False, raw), Request([]), self._kept(values, where) if self._keep else {}
+        )
 
     def _id(self, values: Mapping[str, Any], batch: bool, raw: RawRow) -> str | int:
         column = "custom_id" if batch else self._id_column

@@ -30,6 +30,11 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _log = logging.getLogger("penstock.server")
 
 
+def _template(scope: Scope) -> str:
+    """The route that the framework has found, as it was declared; empty where it found none."""
+    return getattr(scope.get("route"), "path", "")
+
+
 class Door:
     """The ASGI application that uvicorn runs; `app` has every route but the hot one."""
 
@@ -91,7 +96,7 @@ class Door:
         self._serving.over(
             Exchange(
                 request_id=visit.request_id,
-                route=getattr(visit.scope.get("route"), "path", ""),
+                route=ROUTE if visit.asked and visit.scope["path"] == ROUTE else _template(visit.scope),
                 method=visit.scope["method"] if visit.scope["method"] in METHODS else "other",
                 status=visit.status or CALLER_LEFT,
                 began_at=visit.began_at,

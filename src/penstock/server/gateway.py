@@ -64,13 +64,14 @@ class Gateway:
                 await visit.end(b"data: %b\n\n" % STOPPING.body)
             raise
         finally:
-            visit.accounted = True
             streamed = chat is not None and chat.streamed
             if client.gone:
                 visit.status = CALLER_LEFT
-            self._serving.over(
-                exchange_of(visit, ROUTE, model, outcome, streamed=streamed, content=self._serving.keeps_content)
-            )
+            if visit.status:  # else it is a defect, which the door answers and accounts for
+                visit.accounted = True
+                self._serving.over(
+                    exchange_of(visit, ROUTE, model, outcome, streamed=streamed, content=self._serving.keeps_content)
+                )
 
     async def _whole(self, visit: Visit, caller: Caller, chat: Chat) -> Outcome:
         account = caller.account

@@ -14,7 +14,7 @@ from penstock.engine.call import Caller
 from penstock.errors import RequestError, UsageError, request_error
 from penstock.options import BATCH, INTERACTIVE, Lane, Patience
 from penstock.ports import Observer, Prices
-from penstock.server.settings import Served, Settings
+from penstock.server.settings import Served, Settings, variable_words
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +107,7 @@ def _client(name: str, served: Served, settings: Settings, environ: Mapping[str,
     try:
         return Client(
             served.model or name,
-            api_key=_key_in(variable, environ) if variable is not None else None,
+            api_key=_key_in(variable, environ),
             base_url=endpoint.base_url if endpoint is not None else None,
             limits=served.limits,
             max_concurrency=served.max_concurrency,
@@ -120,9 +120,11 @@ def _client(name: str, served: Served, settings: Settings, environ: Mapping[str,
         raise UsageError(f"models.{name}: {error}") from error
 
 
-def _key_in(variable: str, environ: Mapping[str, str]) -> str:
+def _key_in(variable: str | None, environ: Mapping[str, str]) -> str | None:
+    if variable is None:
+        return None
     if not (key := environ.get(variable, "").strip()):
-        raise UsageError(f"the environment variable {variable} is not set, and it is to hold a key")
+        raise UsageError(f"key: {variable_words(variable)} is not set, and it is to hold a key")
     return key
 
 

@@ -118,7 +118,7 @@ def reply_to(error: RequestError, *, sends: int = 0) -> Reply:
     if status in (429, 503) and error.retry_after is not None:
         wait = min(error.retry_after, LONGEST_RETRY_AFTER)
         headers += [(b"retry-after", b"%d" % max(1, round(wait + 0.499))), (b"retry-after-ms", b"%d" % (wait * 1000))]
-    if status >= 500 or status == 408 or sends > 1:
+    if status >= 500 or status == 408 or sends > 1 or error.kind == "billing":  # no wait fills an empty account
         headers.append((b"x-should-retry", b"false"))
     return Reply(status, error_body(error), tuple(headers))
 

@@ -22,7 +22,7 @@ import msgspec
 
 from penstock.errors import UsageError
 from penstock.server.replies import Reply, Turned, error_reply
-from penstock.server.settings import Key
+from penstock.server.settings import Key, variable_words
 
 OPEN_PATHS = frozenset({"/healthz"})
 UPLOAD_PATH = "/v1/files"
@@ -74,9 +74,10 @@ def keys_in(tables: Mapping[str, Key], environ: Mapping[str, str]) -> Keys:
 def _value_of(name: str, table: Key, environ: Mapping[str, str]) -> str:
     value = environ.get(table.variable, "").strip()
     if not value:
-        raise UsageError(f"keys.{name}: the environment variable {table.variable} is not set")
+        raise UsageError(f"keys.{name}.variable: {variable_words(table.variable)} is not set")
     if len(value) < 16:
-        raise UsageError(f"keys.{name}: the key in {table.variable} is shorter than 16 characters: it could be guessed")
+        words = variable_words(table.variable)
+        raise UsageError(f"keys.{name}.variable: the key in {words} is shorter than 16 characters: it could be guessed")
     return value
 
 

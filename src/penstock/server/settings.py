@@ -9,6 +9,7 @@ import ipaddress
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -16,6 +17,7 @@ from penstock.errors import UsageError
 from penstock.options import Limits, positive
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_USUAL_VARIABLE = re.compile(r"[A-Z]{1,12}|[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+", re.ASCII)
 _ANY_HOST = "*"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 MIB = 1024 * 1024
@@ -166,13 +168,27 @@ def read_settings(path: Path) -> Settings:
     """The settings in a file. Raises `UsageError` that names the file and the place in it."""
     try:
         with path.open("rb") as stream:
-            return msgspec.convert(tomllib.load(stream), Settings)
+            values = tomllib.load(stream)
+        return msgspec.convert(values, Settings)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from error
     except msgspec.ValidationError as error:
-        raise UsageError(f"{path}: {str(error).replace('$.', '')}") from error
+        raise UsageError(f"{path}: {_with_its_place(values, str(error))}") from error
+
+
+def _with_its_place(values: dict[str, Any], message: str) -> str:
+    """What is wrong, with the name of its table where the checker says `[...]`: it tells no keys of a mapping."""
+    for kind, table in (("models", Served), ("endpoints", Endpoint), ("keys", Key), ("lanes", LaneWeight)):
+        named = values.get(kind)
+        for name, fields in named.items() if isinstance(named, dict) else ():
+            try:
+                msgspec.convert(fields, table)
+            except msgspec.ValidationError as error:
+                if f"`$.{kind}[...]" in message:
+                    return str(error).replace("`$", f"`{kind}.{name}") if "`$" in str(error) else f"{error} - at `{kind}.{name}`"
+    return message.replace("$.", "")
 
 
 def is_loopback(host: str) -> bool:
@@ -183,6 +199,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def variable_words(name: str) -> str:
+    """An environment variable in words; by its name only where that cannot be a key which was put in its place."""
+    return f"the environment variable {name}" if _USUAL_VARIABLE.fullmatch(name) else "the environment variable that it names"
 
 
 def _in_brackets(host: str) -> str:

@@ -66,10 +66,11 @@ class Working(FrameworkResponse):
                 await visit.answer(STOPPING)
             raise
         finally:
-            visit.accounted = True
             if client.gone:
                 visit.status = CALLER_LEFT
-            self._serving.over(job.exchange)
+            if visit.status:  # else it is a defect, which the door accounts for
+                visit.accounted = True
+                self._serving.over(job.exchange)
 
     async def _fail(self, job: Job, error: PenstockError) -> None:
         if isinstance(error, RequestError):

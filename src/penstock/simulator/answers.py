@@ -54,6 +54,34 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool = False
 
 
+class Function(msgspec.Struct):
+    """A function that the model may call; `parameters` is the JSON schema of its arguments."""
+
+    name: str
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(msgspec.Struct):
+    """A tool on offer, or the one that must be used; those that are no functions are never called."""
+
+    type: str
+    function: Function | None = None
+
+
+class JsonSchema(msgspec.Struct):
+    """The form that an answer must have."""
+
+    name: str
+    schema: dict[str, Any] | None = None
+
+
+class ResponseFormat(msgspec.Struct):
+    """What an answer is written as: `text`, `json_object`, or `json_schema`, with its schema."""
+
+    type: str
+    json_schema: JsonSchema | None = None
+
+
 class Ask(msgspec.Struct):
     """The body of a chat completion request, as far as it changes the answer; everything else is accepted unread."""
 
@@ -63,6 +91,9 @@ class Ask(msgspec.Struct):
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
     max_completion_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: str | Tool | None = None
+    response_format: ResponseFormat | None = None
 
     @property
     def limit(self) -> int | None:
@@ -81,8 +112,16 @@ class Ask(msgspec.Struct):
         return self.messages[-1].text()
 
 
+class Called(NamedTuple):
+    """A call of a tool; `arguments` is JSON, unless it was cut off."""
+
+    id: str
+    name: str
+    arguments: str
+
+
 class Told(NamedTuple):
-    """What an answer tells: who, what, how it ended and what it cost."""
+    """What an answer tells: who, what, how it ended and what it cost. Where it calls a tool, it has no text."""
 
     id: str
     model: str
@@ -90,6 +129,7 @@ class Told(NamedTuple):
     finish_reason: str
     input_tokens: int
     output_tokens: int
+    called: Called | None = None
 
 
 _ask = msgspec.json.Decoder(Ask).decode
@@ -127,17 +167,23 @@ def completion(told: Told) -> bytes:
     """The body of a whole answer."""
     return (
         b'{"id":"%b","object":"chat.completion","created":%d,"model":%b,"choices":[{"index":0,"message":'
-        b'{"role":"assistant","content":%b,"refusal":null,"annotations":[]},"logprobs":null,"finish_reason":"%b"}],'
+        b'{"role":"assistant","content":%b,"refusal":null,"annotations":[]%b},"logprobs":null,"finish_reason":"%b"}],'
         b'"usage":%b,"system_fingerprint":"fp_simulated"}'
         % (
             told.id.encode(),
             CREATED,
             _encode(told.model),
-            _encode(told.text),
+            b"null" if told.called else _encode(told.text),
+            b',"tool_calls":[%b]' % _call(told.called) if told.called else b"",
             told.finish_reason.encode(),
             _usage(told),
         )
     )
+
+
+def _call(called: Called) -> bytes:
+    function = {"name": called.name, "arguments": called.arguments}
+    return _encode({"id": called.id, "type": "function", "function": function})
 
 
 def empty_completion(told: Told) -> bytes:
@@ -168,13 +214,26 @@ def events(told: Told, include_usage: bool) -> list[tuple[int, bytes]]:
         choice = b'{"index":0,"delta":%b,"logprobs":null,"finish_reason":%b}' % (delta, finish_reason)
         return head + choice + tail
 
-    made = [(0, event(b'{"role":"assistant","content":"","refusal":null}'))]
-    made += [(count_tokens(piece), event(b'{"content":%b}' % _encode(piece))) for piece in _piece.findall(told.text)]
+    content = b"null" if told.called else b'""'
+    made = [(0, event(b'{"role":"assistant","content":%b,"refusal":null}' % content))]
+    made += [(tokens, event(delta)) for tokens, delta in _deltas(told)]
     made.append((0, event(b"{}", b'"%b"' % told.finish_reason.encode())))
     if include_usage:
         made.append((0, head + b'],"usage":%b}\n\n' % _usage(told)))
     made.append((0, DONE))
     return made
+
+
+def _deltas(told: Told) -> list[tuple[int, bytes]]:
+    """The pieces of the text, or of the call: first its name, then its arguments."""
+    if told.called is None:
+        return [(count_tokens(piece), b'{"content":%b}' % _encode(piece)) for piece in _piece.findall(told.text)]
+    first = told.called._replace(arguments="")
+    deltas = [(count_tokens(first.name), b'{"tool_calls":[{"index":0,%b]}' % _call(first).removeprefix(b"{"))]
+    for piece in _piece.findall(told.called.arguments):
+        arguments = b'{"tool_calls":[{"index":0,"function":{"arguments":%b}}]}' % _encode(piece)
+        deltas.append((count_tokens(piece), arguments))
+    return deltas
 
 
 def error_event(body: bytes) -> bytes:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import msgspec
 
 from penstock.simulator import answers
-from penstock.simulator.answers import Ask, Header, Told
+from penstock.simulator.answers import Ask, Called, Function, Header, Told, Tool
 from penstock.simulator.chance import EXACT, chances, seconds
+from penstock.simulator.schemas import asks_for, object_of, value_of
 from penstock.simulator.settings import NO_FAULTS, Settings
 
 _MARKER = re.compile(r"\[\[simulate:([a-z0-9_-]+?)(?:\*(\d+))?\]\]")
@@ -128,17 +129,59 @@ def _answer(case: Case, settings: Settings, outcome: str | None, told: Told) -> 
 def told_of(case: Case, settings: Settings, seed: bytes, outcome: str | None) -> Told:
     """What the answer to a request tells."""
     ask = case.ask
-    text = settings.text(ask.prompt(), settings.output_tokens)
-    finish = _FINISHES.get(outcome or "", "stop")
+    tool, text = _written(ask, settings)
+    called, finish = tool, "stop" if not tool or isinstance(ask.tool_choice, Tool) else "tool_calls"
     if outcome in _FINISHES:
-        text = text[: len(text) // 2] if outcome == "length" else ""
-    elif ask.limit is not None and answers.count_tokens(text) > ask.limit:
-        text, finish = answers.cut(text, ask.limit), "length"
+        finish = _FINISHES[outcome]
+        called, text = (tool, text[: len(text) // 2]) if outcome == "length" else ("", "")
+    elif ask.limit is not None and answers.count_tokens(tool + text) > ask.limit:
+        text, finish = answers.cut(tool + text, ask.limit)[len(tool) :], "length"
+    made, told_text = answers.count_tokens(called + text), "" if called else text
+    call = Called(f"call_{case.digest:016x}", called, text) if called else None
+    return Told(f"chatcmpl-{case.digest:016x}", ask.model, told_text, finish, _spent(case, settings, seed), made, call)
+
+
+def _written(ask: Ask, settings: Settings) -> tuple[str, str]:
+    """The name of the tool that is called with its arguments, or no name and the text of the answer."""
+    prompt = ask.prompt()
+    text = settings.text(prompt, settings.output_tokens)
+    function = _called_function(ask, prompt) if ask.tools else None
+    if function is not None:
+        return function.name, _json(value_of(function.parameters or {"type": "object"}, prompt, text))
+    asked = ask.response_format
+    if asked is None or asked.type == "text":
+        return "", text
+    form = asked.json_schema
+    return "", _json(object_of(prompt, text) if form is None else value_of(form.schema or {}, prompt, text))
+
+
+def _called_function(ask: Ask, prompt: str) -> Function | None:
+    """The function that must be called; without a must, one that the user has just asked for by a word of its name."""
+    functions = [tool.function for tool in ask.tools or () if tool.function is not None]
+    if not functions or ask.tool_choice == "none":
+        return None
+    if isinstance(ask.tool_choice, Tool) and (named := ask.tool_choice.function) is not None:
+        return next((function for function in functions if function.name == named.name), None)
+    wanted = next((function for function in functions if asks_for(prompt, function.name)), None)
+    if ask.tool_choice == "required":
+        return wanted or functions[0]
+    return wanted if ask.messages[-1].role == "user" else None
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _spent(case: Case, settings: Settings, seed: bytes) -> int:
+    """Input tokens: of the messages, and of what is offered to the model."""
+    ask = case.ask
     spent = sum(answers.count_tokens(message.text()) for message in ask.messages)
+    if ask.tools:
+        spent += answers.count_tokens(_json(ask.tools))
     if settings.tokens_scatter is not EXACT:
         numbers = chances(seed, case.name, 0, b"tokens")
         spent = max(1, round(spent * settings.tokens_scatter.factor(numbers[0], numbers[1])))
-    return Told(f"chatcmpl-{case.digest:016x}", ask.model, text, finish, spent, answers.count_tokens(text))
+    return spent
 
 
 def invalid(message: str) -> Plan:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 
 import pytest
 
 from penstock.edges.http import AnswerStream, HttpTransport
-from penstock.edges.http.streaming import HOLD_BYTES
+from penstock.edges.http.exchange import AnswerLimits
+from penstock.edges.http.streaming import HOLD_BYTES, StreamedAnswer
 from penstock.errors import BadAnswer, NoAnswer
 from penstock.options import Timeouts
 from tests.kit.hostile import Peer, answer, hostile
@@ -189,3 +192,23 @@ async def test_what_came_before_a_cut_is_given_before_the_error() -> None:
     assert b"".join(got) == b"onetwo"
     assert caught.value.kind == "truncated"
     assert repr(stream) == "AnswerStream(status=200, 0 bytes buffered)"
+
+
+async def test_the_time_between_bytes_begins_anew_when_the_server_is_let_go_on() -> None:
+    class Held:
+        loop, where = asyncio.get_running_loop(), "here"
+
+        def pause(self) -> None:
+            """Nothing is read."""
+
+        def resume(self) -> None:
+            """Nor now."""
+
+    long_ago = time.monotonic() - 1_000
+    exchange = StreamedAnswer(Held(), AnswerLimits(), Timeouts(between_bytes=60), deadline=math.inf)
+    exchange.feed(CHUNKED + MEGABYTE, long_ago)
+    assert exchange.held()
+    assert len(exchange.taken()) == 0x100000
+    assert not exchange.held()
+    assert exchange.overdue(time.monotonic()) is None
+    assert exchange.overdue(time.monotonic() + 61) is not None

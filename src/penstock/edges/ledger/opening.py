@@ -108,7 +108,10 @@ def _set_up(connection: sqlite3.Connection, path: Path) -> None:
     if tables and kind != APPLICATION:
         raise UsageError(f"{path} is another program's database: choose another output")
     if tables and version != VERSION:
-        raise UsageError(f"{path} was written by another version of Penstock (format {version}, not {VERSION})")
+        raise UsageError(
+            f"{path} was written by another version of Penstock (format {version}, not {VERSION}): go on with that one, "
+            "or start over with --fresh, which keeps it under another name"
+        )
     if connection.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
         raise LedgerFailed(f"{path.parent} does not allow a write-ahead log: use a local disk")
     for pragma in PRAGMAS:

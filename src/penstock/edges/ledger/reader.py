@@ -13,11 +13,21 @@ from typing import Any
 
 import msgspec
 
-from penstock.edges.ledger.schema import APPLICATION, PAGE, place, require_order, to_entry
+from penstock.edges.ledger.schema import (
+    APPLICATION,
+    CALL_PAGE,
+    PAGE,
+    VERSION,
+    place,
+    require_numbers,
+    require_order,
+    to_call,
+    to_entry,
+)
 from penstock.edges.ledger.slots import marks_in
 from penstock.edges.ledger.trouble import disk_trouble, read_only, require_readable
 from penstock.errors import UsageError
-from penstock.records import Entry
+from penstock.records import Call, Entry
 from penstock.rules.identity import ANSWERED
 
 ROWS_A_PAGE = 500
@@ -79,6 +89,10 @@ class LedgerReader:
         runs = self._rows("SELECT run, record FROM runs ORDER BY run DESC LIMIT 1")
         if not known or not runs:
             raise UsageError(f"{self._path} is not a ledger of Penstock, or holds no run yet")
+        if (version := self._rows("PRAGMA user_version")[0][0]) != VERSION:
+            raise UsageError(
+                f"{self._path} was written by another version of Penstock (format {version}, not {VERSION})"
+            )
         return runs[0][0], msgspec.json.decode(runs[0][1], type=RunRecord)
 
     def entries(self, first: int = 0, last: int | None = None) -> Iterator[Entry | None]:
@@ -93,6 +107,21 @@ class LedgerReader:
             if len(page) < ROWS_A_PAGE:
                 return
             at = page[-1][0] + 1
+
+    def calls(self) -> Iterator[Call | None]:
+        """The recorded calls of the rows of a workflow, as they were appended; None for a damaged one of whatever run."""
+        number, first, end = 0, place(self.run, 0), place(self.run + 1, 0)
+        while True:
+            with disk_trouble(self._path):
+                page = self._rows(CALL_PAGE, number, ROWS_A_PAGE)
+                require_numbers(page, number)
+            for row in page:
+                call = to_call(row)
+                if call is None or first <= row[1] < end:
+                    yield call
+            if len(page) < ROWS_A_PAGE:
+                return
+            number = page[-1][0]
 
     def forgotten(self) -> int:
         """Sends of this run that may be billed and that no row tells of any more: most of them cut by a crash."""

@@ -10,8 +10,9 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from penstock.edges.ledger.schema import COLUMNS, INSERT, RowTuple, is_intact
+from penstock.edges.ledger.schema import CALL_COLUMNS, COLUMNS, INSERT, INSERT_CALL, is_intact, to_call
 from penstock.edges.ledger.trouble import read_only
 
 TABLES = {"runs": 2, "forgotten": 3, "losses": 2}
@@ -19,18 +20,20 @@ TABLES = {"runs": 2, "forgotten": 3, "losses": 2}
 
 
 def salvage(damaged: Path, into: sqlite3.Connection) -> int:
-    """Copy what is intact from the file `damaged` into a new, empty ledger; returns how many rows that was."""
+    """Copy what is intact from the file `damaged` into a new, empty ledger; returns how many rows and calls that was."""
     source = read_only(damaged)
     try:
         into.execute("BEGIN IMMEDIATE")
         for table, columns in TABLES.items():
             marks = ", ".join("?" * columns)
             into.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", _small_table(source, table))  # noqa: S608
-        into.executemany(INSERT, (row for row in _rows(source) if is_intact(row)))
+        into.executemany(INSERT, (row for row in _rows(source, COLUMNS, "results", "position") if is_intact(row)))
+        calls = _rows(source, CALL_COLUMNS, "calls", "number")
+        into.executemany(INSERT_CALL, (row for row in calls if to_call(row) is not None))
         into.execute("COMMIT")
     finally:
         source.close()
-    return int(into.execute("SELECT count(*) FROM results").fetchone()[0])
+    return int(into.execute("SELECT (SELECT count(*) FROM results) + (SELECT count(*) FROM calls)").fetchone()[0])
 
 
 def copy_with_first_page(damaged: Path, empty: Path, copy: Path) -> None:
@@ -58,15 +61,14 @@ def _small_table(source: sqlite3.Connection, table: str) -> list[tuple[object, .
         return []
 
 
-def _rows(source: sqlite3.Connection) -> Iterator[RowTuple]:
+def _rows(source: sqlite3.Connection, columns: str, table: str, key: str) -> Iterator[Any]:
     """The rows that can be read: as they lie, then from the end up to what cannot be read. Some may come twice.
 
     They are not looked up by their place, for in a damaged file that may lead elsewhere, or in circles.
     """
     for direction in ("ASC", "DESC"):
-        cursor = source.execute(f"SELECT {COLUMNS} FROM results ORDER BY position {direction}")  # noqa: S608
         try:
-            yield from cursor
+            yield from source.execute(f"SELECT {columns} FROM {table} ORDER BY {key} {direction}")  # noqa: S608
         except sqlite3.DatabaseError:
             continue
         return

@@ -17,7 +17,7 @@ import msgspec
 from penstock.errors import LedgerFailed
 
 MAGIC = b"PNSTKSL1"
-HEADER = struct.Struct("<8sQQQ")
+HEADER = struct.Struct("<8sQQQQ")
 SLOT = struct.Struct("<Q")
 FIRST_SLOT = 64
 SLOTS = 1 << 16
@@ -47,11 +47,11 @@ def marks_in(path: Path) -> Marks:
     return Marks(_header(content)[0], _sends(content[FIRST_SLOT:whole]))
 
 
-def _header(content: bytes | mmap.mmap) -> tuple[int, int, int]:
-    """Run, session and committed rows; zeros where the header is none of ours."""
-    magic, run, session, committed = HEADER.unpack_from(content)
-    ours = magic == MAGIC and run < MOST_RUNS and session < MOST_SESSIONS and committed <= MOST_ROWS
-    return (run, session, committed) if ours else (0, 0, 0)
+def _header(content: bytes | mmap.mmap) -> tuple[int, int, int, int]:
+    """Run, session, committed rows and committed calls; zeros where the header is none of ours."""
+    magic, run, session, committed, calls = HEADER.unpack_from(content)
+    ours = magic == MAGIC and run < MOST_RUNS and session < MOST_SESSIONS and max(committed, calls) <= MOST_ROWS
+    return (run, session, committed, calls) if ours else (0, 0, 0, 0)
 
 
 def _sends(slots: bytes) -> dict[int, int]:
@@ -73,7 +73,7 @@ class Slots:
         except OSError as error:
             reason = f"cannot write {path}: {error.strerror}"
             raise LedgerFailed(f"{reason}; mend that, then run the same command again") from error
-        self.run, self.session, self.committed = _header(self._map)
+        self.run, self.session, self.committed, self.calls = _header(self._map)
         self._free = list(range(len(self._map) - SLOT.size, FIRST_SLOT - 1, -SLOT.size))
         self._held: dict[int, tuple[int, int]] = {}
 
@@ -85,11 +85,12 @@ class Slots:
         """The sends that stand in it now."""
         return sum(sends for _, sends in self._held.values())
 
-    def begin(self, run: int, session: int, committed: int) -> None:
+    def begin(self, run: int, session: int, committed: int, calls: int = 0) -> None:
         """Forget the marks of the run before; called once they stand in the database."""
         self._map[FIRST_SLOT:] = bytes(len(self._map) - FIRST_SLOT)
-        self.run, self.session, self.committed = run, session, committed
-        HEADER.pack_into(self._map, 0, MAGIC, run, session, committed)
+        self.run, self.session = run, session
+        self.committed, self.calls = committed, calls
+        self._write_header()
 
     def mark(self, index: int) -> None:
         """This row is about to be sent, once or once more."""
@@ -100,12 +101,12 @@ class Slots:
             held = self._free.pop(), 0
         self._write(index, held[0], held[1] + 1)
 
-    def take_back(self, index: int) -> None:
-        """The last send of this row is known to cost nothing."""
-        offset, sends = self._held.get(index, (0, 0))
-        if sends > 1:
-            self._write(index, offset, sends - 1)
-        elif sends:
+    def take_back(self, index: int, sends: int = 1) -> None:
+        """The last sends of this row are known to cost nothing, or what came of them is committed."""
+        offset, held = self._held.get(index, (0, 0))
+        if held > sends:
+            self._write(index, offset, held - sends)
+        elif held:
             self.clear((index,))
 
     def clear(self, indices: Iterable[int]) -> None:
@@ -120,10 +121,14 @@ class Slots:
         self._held[index] = offset, sends
         SLOT.pack_into(self._map, offset, sends << SENDS_FROM_BIT | index + 1)
 
-    def add_committed(self, rows: int) -> None:
-        """Raise the high-water mark: so many more rows must be found after a crash."""
+    def add_committed(self, rows: int, calls: int = 0) -> None:
+        """Raise the high-water marks: so many more rows and calls must be found after a crash."""
         self.committed += rows
-        HEADER.pack_into(self._map, 0, MAGIC, self.run, self.session, self.committed)
+        self.calls += calls
+        self._write_header()
+
+    def _write_header(self) -> None:
+        HEADER.pack_into(self._map, 0, MAGIC, self.run, self.session, self.committed, self.calls)
 
     def _grow(self) -> None:
         old = len(self._map)

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import msgspec
 
+from penstock.edges.ledger.calls import CallTable
 from penstock.edges.ledger.lock import Lock, refuse_network_disk
 from penstock.edges.ledger.opening import beside, move_aside, open_ledger, replace_damaged
 from penstock.edges.ledger.reader import RunRecord
@@ -35,7 +36,7 @@ from penstock.edges.ledger.schema import (
 from penstock.edges.ledger.slots import Slots
 from penstock.edges.ledger.trouble import disk_trouble, sure_of_damage
 from penstock.errors import UsageError
-from penstock.records import Entry
+from penstock.records import Call, Entry
 from penstock.rules.entries import meta_of, sums_in
 from penstock.rules.identity import ABSENT, ANSWERED, FAILED
 from penstock.rules.tally import Totals
@@ -49,8 +50,9 @@ ORPHANS = 0
 class LedgerFile:
     """One ledger, open for a run. Implements `ports.Ledger`; call `begin` or `resume` before the first row.
 
-    `lost` tells how many rows had been committed and are gone: they are sent again. `set_aside` names a damaged file that
-    was replaced by what could be `salvaged` of it, in rows. `recorded` sums up the rows that stay.
+    `lost` tells how many rows and calls had been committed and are gone: they are sent again. `set_aside` names a damaged
+    file that was replaced by what could be `salvaged` of it, in rows and calls. `recorded` sums up the rows that stay, and
+    all calls; `cut` counts sends of rows that will be sent again, which may be billed all the same.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,8 +60,9 @@ class LedgerFile:
         self.run = 0
         self.lost = 0
         self._closed = False
-        self.recorded = Totals()
+        self.recorded, self.cut = Totals(), 0
         self._states = bytearray()
+        self._calls = CallTable()
         refuse_network_disk(path.parent)
         self._lock = Lock(beside(path, ".lock"))
         try:
@@ -99,12 +102,13 @@ class LedgerFile:
             if not before and self._slots.run:
                 # The record of the run before is gone: its rows may be there, and are not to stand for ours.
                 before = self._number("SELECT coalesce(max(position), 0) FROM results") >> INDEX_BITS
-                self.lost = self._slots.committed
+                self.lost = self._slots.committed + self._slots.calls
             self._take_in_left_overs()
             self.run = 1 + before
             self._save(record)
             self._slots.begin(self.run, self._slots.session + 1, 0)
             self._states = bytearray()
+            self._calls.begin(self._connection)
 
     def resume(self, record: RunRecord, resend: frozenset[int] = frozenset({FAILED})) -> None:
         """Go on with the last run: read what is recorded, and what was under way when it died.
@@ -112,19 +116,19 @@ class LedgerFile:
         `recorded` then holds the sums over the rows that stay, up to the record's `limit`; rows in a state of `resend` will
         be sent again.
         """
-        expected = self._slots.committed if self._slots.run == self.run else 0
+        rows, calls = (self._slots.committed, self._slots.calls) if self._slots.run == self.run else (0, 0)
         with disk_trouble(self.path):
             try:
-                found = sure_of_damage(self.path, lambda: self._read_states(resend, record.limit))
+                found, found_calls = sure_of_damage(self.path, lambda: self._read(resend, record.limit))
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError:
                 self._set_aside_damaged()
-                found = self._read_states(resend, record.limit)
-            self.lost = max(0, expected - found)
+                found, found_calls = self._read(resend, record.limit)
+            self.lost = max(0, rows - found) + max(0, calls - found_calls)
             self._take_in_left_overs()
             self._save(record)
-            self._slots.begin(self.run, self._slots.session + 1, found)
+            self._slots.begin(self.run, self._slots.session + 1, found, found_calls)
 
     def _set_aside_damaged(self) -> None:
         """Go on with a new file that has every row of the damaged one that can still be read and vouched for."""
@@ -150,9 +154,18 @@ class LedgerFile:
         query = "SELECT 1 FROM results WHERE position = ? AND state = ?"
         return self._connection.execute(query, (position, ANSWERED)).fetchone() is not None
 
+    def _read(self, resend: frozenset[int], limit: int | None) -> tuple[int, int]:
+        """How many rows and calls there are; raises `sqlite3.DatabaseError` for a damaged one."""
+        rows, calls = self._read_states(resend, limit), 0
+        for call in self._calls.read(self._connection, self.run, lambda index: self.state(index) == ANSWERED):
+            calls += 1
+            if limit is None or call.entry.index < limit:
+                self.recorded.add_call(sums_in(call.entry.meta), ok=call.entry.state == ANSWERED)
+        return rows, calls
+
     def _read_states(self, resend: frozenset[int], limit: int | None) -> int:
         """Fill the table of states and return how many rows there are; raises `sqlite3.DatabaseError` for a damaged one."""
-        self.recorded, self._states = Totals(), bytearray()
+        self.recorded, self.cut, self._states = Totals(), 0, bytearray()
         at, end, found = place(self.run, 0), place(self.run + 1, 0), 0
         while page := self._connection.execute(PAGE, (at, end, ROWS_A_PAGE)).fetchall():
             require_order(page, at, end)
@@ -163,10 +176,10 @@ class LedgerFile:
                 self._set_state(row[0] & LAST_INDEX, row[1])
             counted = [row for row in page if limit is None or row[0] & LAST_INDEX < limit]
             self.recorded.add_all((row[1] == ANSWERED, sums_in(row[3])) for row in counted if row[1] not in resend)
-            # What is sent again is left, but its earlier sends may be billed all the same.
-            self.recorded.ambiguous += sum(sums_in(row[3]).ambiguous for row in counted if row[1] in resend)
+            self.cut += sum(sums_in(row[3]).ambiguous for row in counted if row[1] in resend)
             found += len(page)
             at = page[-1][0] + 1
+        self.recorded.ambiguous += self.cut
         return found
 
     def originals(self) -> dict[bytes, int]:
@@ -203,30 +216,53 @@ class LedgerFile:
     def not_sent(self, index: int) -> None:
         self._slots.take_back(index)
 
-    async def commit(self, entries: Sequence[Entry]) -> None:
+    async def commit(self, entries: Sequence[Entry], calls: Sequence[Call] = ()) -> None:
         """Record durably. Raises `LedgerFailed`; then nothing of it counts."""
         replaced = [place(self.run, entry.index) for entry in entries if self.state(entry.index) != ABSENT]
-        await self._in_writer(lambda: self._write([to_row(self.run, entry) for entry in entries], replaced))
-        new = len(entries) - len(replaced)
+        numbers = await self._in_writer(
+            lambda: self._write([to_row(self.run, entry) for entry in entries], replaced, calls)
+        )
+        for call, number in zip(calls, numbers, strict=True):
+            self._calls.stands_at(call.entry.index, number)
+            answered = call.entry.state == ANSWERED
+            self._slots.take_back(call.entry.index, sums_in(call.entry.meta).ambiguous + answered)
         for entry in entries:
             self._set_state(entry.index, entry.state)
+            if entry.state == ANSWERED:
+                self._calls.over(entry.index)
         self._slots.clear(entry.index for entry in entries)
-        self._slots.add_committed(new)
+        self._slots.add_committed(len(entries) - len(replaced), sum(not call.number for call in calls))
 
     async def find(self, index: int, request: bytes) -> Entry | None:
         """The recorded answer of this request at its own place, or unclaimed elsewhere; it then stands here."""
         had = self.state(index) != ABSENT
         if had:
             self._slots.add_committed(-1)  # first, because a mark that is too high tells of a loss that never was
-        entry = await self._in_writer(lambda: self._find(index, request))
+        entry, calls = await self._in_writer(lambda: self._find(index, request))
         if entry is not None:
-            self._slots.add_committed(1)
+            self._slots.add_committed(1, calls)
         self._set_state(index, entry.state if entry is not None else ABSENT)
         return entry
 
     async def read(self, index: int) -> Entry | None:
         """What is recorded of a row, checked."""
         return await self._in_writer(lambda: self._at(place(self.run, index)))
+
+    async def calls(self, index: int) -> Sequence[Call]:
+        """The recorded calls of a row that has no value yet."""
+        if not self._calls.has(index):
+            return ()
+        return await self._in_writer(lambda: self._calls.of(self._connection, self.run, index))
+
+    async def claim(self, index: int, request: bytes, occurrence: int) -> Call | None:
+        """An answer to this request that an earlier run was given; it then stands at this place."""
+        if not self._calls.may_claim:
+            return None
+        call = await self._in_writer(lambda: self._claim(index, request, occurrence))
+        if call is not None:
+            self._calls.stands_at(index, call.number)
+            self._slots.add_committed(0, 1)
+        return call
 
     async def aclose(self) -> None:
         """Write what is left of the log into the ledger and let go of it, also if cancelled. Twice does no harm."""
@@ -265,22 +301,31 @@ class LedgerFile:
                 self._connection.execute("ROLLBACK")
             raise
 
-    def _write(self, rows: Sequence[tuple[object, ...]], replaced: Sequence[int]) -> None:
+    def _write(
+        self, rows: Sequence[tuple[object, ...]], replaced: Sequence[int], calls: Sequence[Call] = ()
+    ) -> Sequence[int]:
+        """Returns where the calls stand."""
         with self._transaction():
             for position in replaced:
                 if (before := self._at(position)) is not None and (sends := meta_of(before).ambiguous):
                     self._connection.execute(FORGET, (self._slots.session, position, sends))
             self._connection.executemany(INSERT, rows)
+            return self._calls.write(self._connection, self._slots.session, self.run, calls) if calls else ()
+
+    def _claim(self, index: int, request: bytes, occurrence: int) -> Call | None:
+        with self._transaction():
+            return self._calls.claim(self._connection, self.run, index, request, occurrence)
 
     def _at(self, position: int) -> Entry | None:
         row = self._connection.execute(PAGE, (position, position + 1, 1)).fetchone()
         return None if row is None else to_entry(row)
 
-    def _find(self, index: int, request: bytes) -> Entry | None:
-        here = place(self.run, index)
+    def _find(self, index: int, request: bytes) -> tuple[Entry | None, int]:
+        """The entry, and how many calls of a workflow's row came here along with it."""
+        here, calls = place(self.run, index), 0
         entry = self._at(here)
         if entry is not None and entry.request == request:
-            return entry
+            return entry, 0
         self._connection.execute("CREATE INDEX IF NOT EXISTS by_request ON results (request, position)")
         elsewhere = self._unclaimed(request)
         with self._transaction():
@@ -288,7 +333,8 @@ class LedgerFile:
                 self._move(here, entry, ORPHANS, self._next_orphan())
             if elsewhere is not None:
                 self._move(elsewhere[0], elsewhere[1], self.run, index)
-        return None if elsewhere is None else msgspec.structs.replace(elsewhere[1], index=index)
+                calls = self._calls.move(self._connection, elsewhere[0], self.run, index)
+        return (None if elsewhere is None else msgspec.structs.replace(elsewhere[1], index=index)), calls
 
     def _unclaimed(self, request: bytes) -> tuple[int, Entry] | None:
         """An answer to this request that stands outside the present run, intact."""
