@@ -75,7 +75,7 @@ lock: | .venv/bin/uv  ## compile the requirements again
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) --all-extras requirements/dev.in pyproject.toml -o $(DEV)
 	$(COMPILE) -c $(DEV) requirements/build.in pyproject.toml -o $(CORE)
-	for name in conformance-openai2 conformance-openai3 conformance-litellm conformance-langchain conformance-llm conformance-schemathesis bench-tenacity bench-langchain bench-gateway-tensorzero; do \
+	for name in conformance-openai2 conformance-openai3 conformance-litellm conformance-langchain conformance-notebook conformance-llm conformance-schemathesis bench-tenacity bench-langchain bench-gateway-tensorzero; do \
 		$(COMPILE) requirements/$$name.in -o requirements/$$name.txt || exit 1; done
 
 clean:  ## forget the environment and the caches

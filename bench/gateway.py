@@ -20,8 +20,6 @@ peak MB           the most memory of its processes during the load
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import signal
 import subprocess
 import sys
@@ -29,7 +27,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -43,6 +40,7 @@ from gateways.load import Load, Measured
 from gateways.report import Cell, Round, Rounds, Turn, failures, table, targets
 from gateways.started import Gateway, Missing, Started, chat, started
 
+from bench.figures import machine
 from tests.kit.simulated import simulated
 
 GATEWAYS: dict[str, Callable[[str, Path], Gateway]] = {
@@ -165,17 +163,6 @@ def measure(up: dict[str, Started], length: Length, until: float) -> Rounds:
 
 def one_round(up: dict[str, Started], order: Sequence[str], cell: Cell, length: Length) -> Round:
     return {name: turn(up[name], cell, length) for name in order}
-
-
-def machine() -> str:
-    """What it ran on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    memory = int(Path("/proc/meminfo").read_text().split()[1]) / 2**20
-    return (
-        f"{os.cpu_count()} x {models[0] if models else platform.machine()}, {memory:.0f} GB, {platform.system()}"
-        f" {platform.release()}, {datetime.now(UTC):%Y-%m-%d}; load average before the start {os.getloadavg()[0]:.1f}"
-    )
 
 
 def report(field: Field, rounds: Rounds, names: Sequence[str], length: Length, where: str) -> Iterator[str]:

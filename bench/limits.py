@@ -37,6 +37,7 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from limit_scenarios import IN_FLIGHT, Contender, Scenario, admitted, scenarios
 
+from bench.field import QUIET
 from penstock.simulator.behaviour import Stats
 from tests.kit.environment import OFFLINE, PATIENCE_SECONDS, environment
 from tests.kit.simulated import PROGRAM, Simulated, simulated
@@ -47,11 +48,6 @@ QUICK = 10
 LATE_SECONDS = 30
 SAMPLE_SECONDS = 0.02
 PEERS = Path(__file__).with_name("peers")
-QUIET = {
-    f"LITELLM_LOCAL_{name}": "true"
-    for name in ("MODEL_COST_MAP", "ANTHROPIC_BETA_HEADERS", "BLOG_POSTS", "POLICY_TEMPLATES")
-}
-"""What keeps LiteLLM from looking for news in the network."""
 
 
 class Seen:

@@ -1,4 +1,4 @@
-"""The account allows 1,200 requests a minute. Tell Penstock so, or let it read the headers: no figure has to be guessed."""
+"""The account allows 2,400 requests a minute. Tell Penstock so, or let it read the headers: no figure has to be guessed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from offline import provider
 from penstock import Client, Limits
 
 PROMPTS = [f"Tell me a fact about the number {number}." for number in range(100)]
-ALLOWED = 1_200
+ALLOWED = 2_400
 
 
 async def ask_all(name: str, **options: object) -> None:
-    limited = {"requests_per_minute": ALLOWED, "burst_seconds": 1.0, "latency": 0.1}
+    limited = {"requests_per_minute": ALLOWED, "burst_seconds": 1.0, "latency": 0.05}
     async with provider(**limited) as there, Client(**there.options, **options) as client:
         began = time.perf_counter()
         results = await client.gather(PROMPTS)

@@ -34,7 +34,7 @@ async def watch(client: Client, every_s: float) -> None:
 
 
 async def main() -> None:
-    patience = {"timeout": 0.5, "deadline": 5.0, "max_retries": 1}  # one attempt, one row, how often it is sent again
+    patience = {"timeout": 2.0, "deadline": 10.0, "max_retries": 1}  # one attempt, one row, how often it is sent again
     limits = Limits(requests_per_minute=12_000, share=0.8)  # leaves a fifth to colleagues on the same key
     async with provider(latency=0.1) as there, Client(**there.options, **patience, limits=limits) as client:
         watching = asyncio.create_task(watch(client, 0.2))

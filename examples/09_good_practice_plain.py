@@ -17,7 +17,7 @@ async def generate_text(prompt: str) -> str:
 
 async def main() -> None:
     began = time.perf_counter()
-    prompts = [f"Tell me a fact about the number {number}." for number in range(200)]
+    prompts = [f"Tell me a fact about the number {number}." for number in range(40)]
     facts = await asyncio.gather(*(generate_text(prompt) for prompt in prompts))
     print(f"{len(facts)} facts in {time.perf_counter() - began:.1f} s")
 

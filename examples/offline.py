@@ -25,7 +25,7 @@ class Provider:
         if self._simulated is None:
             return "a real provider keeps its account to itself"
         came = self._simulated.stats()
-        return f"the provider saw {came.arrived} requests, throttled {came.throttled}, at most {came.peak} at once"
+        return f"the provider saw {came.arrived} requests and throttled {came.throttled}"
 
 
 def answer(prompt: str, _: int | None) -> str:

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 from gateways.started import KEY, MODEL, Gateway, Missing, bearer, free_port, version_in
-from limits import QUIET
 
+from bench.field import QUIET
 from tests.kit.environment import environment
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import msgspec
 from gateways.load import Measured
+
+from bench.figures import Target, markdown, median, number, share
 
 NONE, OURS = "none", "penstock"
 
@@ -39,12 +40,6 @@ Round: TypeAlias = dict[str, Turn]
 Rounds: TypeAlias = dict[Cell, list[Round]]
 
 
-def median(values: Iterable[float | None]) -> float:
-    """NaN where there is none."""
-    told = [value for value in values if value is not None and not math.isnan(value)]
-    return statistics.median(told) if told else math.nan
-
-
 def of(rounds: Sequence[Round], name: str, figure: Callable[[Turn], float | None]) -> float:
     return median(figure(one[name]) for one in rounds if name in one)
 
@@ -67,14 +62,6 @@ def failed(rounds: Sequence[Round], name: str) -> int:
 
 def ms(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:,.2f}" if abs(value) < 10 else f"{value:,.0f}"
-
-
-def number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:,.0f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def share(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.1%}"
 
 
 HEADINGS = (
@@ -118,14 +105,7 @@ def table(rounds: Rounds, streams: bool, names: Sequence[str]) -> Iterator[str]:
     for cell, told in rounds.items():
         if cell.streams == streams:
             rows += [row(cell, told, name) for name in names if any(name in one for one in told)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * (width - 1) + ":" if at != 1 else "-" * width for at, width in enumerate(widths)])
-    for cells in rows:
-        padded = [
-            text.ljust(width) if at == 1 else text.rjust(width)
-            for at, (text, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        yield f"| {' | '.join(padded)} |"
+    yield from markdown(rows, left=[HEADINGS.index("gateway")])
 
 
 def failures(rounds: Rounds) -> Iterator[str]:
@@ -138,21 +118,6 @@ def failures(rounds: Rounds) -> Iterator[str]:
                     seen[name, why] = seen.get((name, why), 0) + count
     for (name, why), count in seen.items():
         yield f"* {name}: {count:,} x {why}"
-
-
-class Target(NamedTuple):
-    """What our gateway shall reach; `at_least` or else at most."""
-
-    text: str
-    value: float
-    bound: float
-    at_least: bool = True
-
-    def __str__(self) -> str:
-        if math.isnan(self.value):
-            return f"* not measured: {self.text}"
-        reached = self.value >= self.bound if self.at_least else self.value <= self.bound
-        return f"* {'reached' if reached else 'MISSED'}: {self.text}: {number(self.value)}"
 
 
 def targets(rounds: Rounds) -> Iterator[Target]:

@@ -21,7 +21,12 @@ from penstock.server.app import Server
 from tests.kit.command import Command, Recorder, ended, snapshot
 from tests.kit.serving import serving_process
 
-LOOKS_LIKE_A_KEY = ["sk-proj-canary0123456789", "canarycanarycanary0123456789", "CANARY0123456789ABCDEF", "sk_live_canary0123"]
+LOOKS_LIKE_A_KEY = [
+    "sk-proj-canary0123456789",
+    "canarycanarycanary0123456789",
+    "CANARY0123456789ABCDEF",
+    "sk_live_canary0123",
+]
 MODEL = '[models."openai/m"]\nendpoint = "there"\n'
 THERE = '[endpoints.there]\nbase_url = "http://127.0.0.1:9/v1"\n'
 GOOD = MODEL + THERE
@@ -218,7 +223,20 @@ def test_options_make_the_settings(penstock: Command, made: list[Server], monkey
     limits = ("--rpm", "500", "--tpm", "1000", "--share", "0.5", "--max-concurrency", "7", "--max-retries", "1")
     ran = penstock(
         *("serve", "-m", "custom/a", "-m", "custom/b", "--base-url", "http://127.0.0.1:9/v1", *limits),
-        *("--timeout", "9", "--deadline", "99", "--host", "0.0.0.0", "--port", "9000", "--data", "there", "--grace", "3"),
+        *(
+            "--timeout",
+            "9",
+            "--deadline",
+            "99",
+            "--host",
+            "0.0.0.0",
+            "--port",
+            "9000",
+            "--data",
+            "there",
+            "--grace",
+            "3",
+        ),
         *("--key", "MY_KEY", "--allow-host", "api.example.com"),
     )
     assert ran.status == 0, ran
@@ -251,7 +269,9 @@ def test_the_usual_variable_makes_a_key_needed(
 
 def test_options_win_over_the_file(penstock: Command, made: list[Server]) -> None:
     """Those of the server; and the file is taken by its usual name where no model is named."""
-    Path("penstock.toml").write_text('[server]\nport = 1\ngrace = 9\nhosts = ["a.example"]\n[models."builtin/extractive"]\n')
+    Path("penstock.toml").write_text(
+        '[server]\nport = 1\ngrace = 9\nhosts = ["a.example"]\n[models."builtin/extractive"]\n'
+    )
     assert penstock("serve", "--port", "2", "--allow-host", "b.example").status == 0
     assert penstock("serve", "-m", "openai/other", "--base-url", "http://127.0.0.1:9/v1").status == 0
     first, second = (server.serving.settings for server in made)
@@ -277,7 +297,7 @@ def test_an_option_that_the_file_would_silence_is_refused(
 def asking(port: int, target: str, body: Any = None, **headers: str) -> Iterator[Any]:
     data = json.dumps(body).encode() if body is not None else None
     given = {"content-type": "application/json", **headers}
-    asked = urllib.request.Request(f"http://127.0.0.1:{port}{target}", data, given)  # noqa: S310
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}{target}", data, given)
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked, timeout=30) as told:
         yield json.loads(told.read())
 
@@ -292,7 +312,9 @@ def test_the_guides_example_works_at_once(folder: Path) -> None:
         server.process.send_signal(signal.SIGINT)
         assert ended(server.process).status == 130
     assert (folder / "penstock-data").stat().st_mode & 0o777 == 0o700
-    (line,) = (each for each in (folder / "penstock-data" / "requests.jsonl").read_text().splitlines() if "/generate" in each)
+    (line,) = (
+        each for each in (folder / "penstock-data" / "requests.jsonl").read_text().splitlines() if "/generate" in each
+    )
     assert json.loads(line)["status"] == 200
 
 

@@ -1,7 +1,8 @@
 """The gateway as clients of others meet it: `penstock serve` in a process of its own, and the two providers behind it.
 
-One is the simulator. The other is obedient: it answers with the status, headers and error that its prompt names as JSON, or
-with the body that it was sent.
+A client is a script that goes through scenarios in an environment of its own; `session` is what it tells. One provider is the
+simulator. The other is obedient: it answers with the status, headers and error that its prompt names as JSON, or with the body
+that it was sent.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.kit.environment import environment, told_by
 from tests.kit.simulated import Simulated, simulated
 
 KEY = "sk-conformance-5d1e0a7c"
@@ -61,9 +63,11 @@ class Gateway:
 
 
 @contextmanager
-def serving(*options: str | Path, key: str | None = None) -> Iterator[Gateway]:
+def serving(*options: str | Path, key: str | None = None, env: dict[str, str] | None = None) -> Iterator[Gateway]:
     """`penstock serve OPTIONS` until the end of the block; it must not have logged a fault of its own."""
-    env = {**os.environ, "PYTHONUNBUFFERED": "1"} | ({"PENSTOCK_SERVER_KEY": key} if key is not None else {})
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
+    if key is not None:
+        env["PENSTOCK_SERVER_KEY"] = key
     with subprocess.Popen(
         [*SERVE, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env
     ) as process:
@@ -202,6 +206,8 @@ rpm = 20
 """
 """Whoever asks for a model of its own counts its own requests: nothing else asks for it."""
 
+MODELS = ["m", "once-more", "hasty", "told", "throttled", "penniless", "paced"]
+
 
 class Stage:
     """A gateway and the providers behind it."""
@@ -215,6 +221,7 @@ class Stage:
 def stage(folder: Path) -> Iterator[Stage]:
     """All of `CONFIGURATION`, with no key."""
     with simulated(*LIMITS) as simulator, obedient() as told:
+        folder.mkdir()
         configuration = folder / "penstock.toml"
         configuration.write_text(CONFIGURATION.format(simulator=simulator.base_url, obedient=told.base_url))
         with serving("--config", configuration, "--data", folder / "data") as gateway:
@@ -229,3 +236,28 @@ def locked(folder: Path) -> Iterator[Gateway]:
         with serving(*options, key=KEY) as gateway:
             yield gateway
 
+
+class Session:
+    """What a client tells of its scenarios, and the account of the gateway and of the simulator after them."""
+
+    def __init__(self, told: dict[str, Any], scene: Stage, behind_a_key: Gateway) -> None:
+        self._told = told
+        self.seconds = {name: round(scenario["seconds"], 2) for name, scenario in told.items()}
+        self.simulator = scene.simulator.stats()
+        self.arrived = {model: scene.gateway.arrived(model) for model in MODELS}
+        self.sent = {model: scene.gateway.sent(model) for model in MODELS}
+        self.failures = [*scene.gateway.failures, *behind_a_key.failures]
+
+    def __call__(self, scenario: str) -> Any:
+        """What it tells of one; fails with its trace where that broke."""
+        told = self._told[scenario]
+        assert "broke" not in told, told["broke"]
+        return told["told"]
+
+
+def session(client: str, script: Path, folder: Path) -> Session:
+    """One process of a client goes through all its scenarios: to import it takes longer than they do."""
+    python = environment(client)
+    with stage(folder / "open") as scene, locked(folder / "locked") as behind_a_key:
+        told = told_by(python, script, scene.base_url, behind_a_key.base_url, KEY)
+        return Session(told, scene, behind_a_key)

@@ -175,7 +175,7 @@ def headers(client: openai.OpenAI) -> Any:
 
 
 def fields(client: openai.OpenAI) -> Any:
-    """What the provider gets of parameters that the SDK knows and of those that it does not; what comes back that it does not know."""
+    """What the provider gets of parameters, known to the SDK or not; what comes back that it does not know."""
     known = {"seed": 7, "temperature": 0.5, "logit_bias": {"1": -100}, "user": "someone", "stop": ["a"], "n": 1}
     answer = client.chat.completions.create(**ask("Row 1 asks", "told", **known, extra_body={"x_asked": {"by": "me"}}))
     text = answer.choices[0].message.content
@@ -320,7 +320,7 @@ def files(client: openai.OpenAI) -> Any:
     listed = [checked(file, FileObject) for file in client.files.list(limit=2)]
     found = checked(client.files.retrieve(first.id), FileObject)
     read = client.files.content(first.id)
-    told = {
+    return {
         "object": [first.filename, first.purpose, first.status, first.bytes, first.expires_at - first.created_at],
         "same": found == first,
         "all": sorted(file.id for file in listed) == sorted([first.id, *others]),
@@ -334,7 +334,6 @@ def files(client: openai.OpenAI) -> Any:
         "purpose": failure(client.files.create, file=("in.jsonl", content), purpose="assistants"),
         "left": len(list(client.files.list())),
     }
-    return told
 
 
 def lines(prompts: dict[str, str]) -> Iterator[dict[str, Any]]:
@@ -415,7 +414,19 @@ def cancelled(client: openai.OpenAI) -> Any:
 
 def scenarios(base_url: str, locked_url: str, locked_key: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     plain, patient = connected(base_url), connected(base_url, max_retries=2)
-    for scenario in (chat, streams, tools, forms, headers, fields, models, refusals, own_refusals, timeouts, cut_stream):
+    for scenario in (
+        chat,
+        streams,
+        tools,
+        forms,
+        headers,
+        fields,
+        models,
+        refusals,
+        own_refusals,
+        timeouts,
+        cut_stream,
+    ):
         yield scenario.__name__, lambda scenario=scenario: scenario(plain)
     for scenario in (files, batches, cancelled):
         yield scenario.__name__, lambda scenario=scenario: scenario(plain)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from penstock.simulator.answers import count_tokens
 from penstock.simulator.behaviour import expected_text
-from tests.conformance.gateway import locked, stage
-from tests.kit.environment import environment, told_by
+from tests.conformance.gateway import Session, session
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(600)]
 
@@ -41,27 +38,9 @@ ERROR_CLASSES = {
 """As LiteLLM maps what the service itself sends; it has no class of its own for 403, nor for a route that is not there."""
 
 
-class Session:
-    """What LiteLLM tells of all scenarios, and how much of it arrived."""
-
-    def __init__(self, told: dict[str, Any], arrived: int, sent: int) -> None:
-        self._told, self.arrived, self.sent = told, arrived, sent
-
-    def __call__(self, scenario: str) -> Any:
-        told = self._told[scenario]
-        assert "broke" not in told, told["broke"]
-        return told["told"]
-
-
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    """One process of LiteLLM goes through all scenarios: to import it takes longer than they do."""
-    python = environment("litellm")
-    folders = [tmp_path_factory.mktemp("litellm") for _ in range(2)]
-    with stage(folders[0]) as scene, locked(folders[1]) as behind_a_key:
-        assert behind_a_key.key is not None
-        said = told_by(python, SCRIPT, scene.base_url, behind_a_key.base_url, behind_a_key.key)
-        yield Session(said, scene.gateway.arrived("once-more"), scene.gateway.sent("once-more"))
+def told(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    return session("litellm", SCRIPT, tmp_path_factory.mktemp("litellm"))
 
 
 def test_a_whole_answer(told: Session) -> None:
@@ -98,7 +77,7 @@ def test_each_error_has_its_class(told: Session) -> None:
 def test_what_was_retried_here_is_not_retried_there(told: Session) -> None:
     """LiteLLM with two retries asks once; it was sent twice."""
     assert told("retries")["class"] == "InternalServerError"
-    assert (told.arrived, told.sent) == (1, 2)
+    assert (told.arrived["once-more"], told.sent["once-more"]) == (1, 2)
 
 
 def test_the_router_falls_back(told: Session) -> None:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from penstock.simulator.answers import count_tokens
 from penstock.simulator.behaviour import expected_text
-from tests.conformance.gateway import Gateway, Stage, locked, stage
-from tests.kit.environment import environment, told_by
+from tests.conformance.gateway import MODELS, Session, session
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(600)]
 
 SCRIPT = Path(__file__).with_name("openai_gateway.py")
 PROMPT = "Row 1 asks"
 SPENT, MADE = count_tokens(PROMPT), count_tokens(expected_text(PROMPT))
-MODELS = ["m", "once-more", "hasty", "told", "throttled", "penniless", "paced"]
 ARGUMENTS = '{"a":3,"b":4}'
 ERROR_CLASSES = {
     "400": "BadRequestError",
@@ -35,39 +31,13 @@ ERROR_CLASSES = {
     "503": "InternalServerError",
     "529": "InternalServerError",
 }
-NOT_TO_BE_RETRIED = {"500", "502", "503", "529"}
+NOT_TO_BE_RETRIED = {"402", "500", "502", "503", "529"}
 WAIT = 30
-
-Tell = Callable[[str], Any]
-
-
-class Session:
-    """What one SDK tells of all scenarios, and the state of the gateway after them."""
-
-    def __init__(self, told: dict[str, Any], stage: Stage, behind_a_key: Gateway) -> None:
-        self._told = told
-        self.seconds = {name: scenario["seconds"] for name, scenario in told.items()}
-        self.simulator = stage.simulator.stats()
-        self.arrived = {model: stage.gateway.arrived(model) for model in MODELS}
-        self.sent = {model: stage.gateway.sent(model) for model in MODELS}
-        self.bodies = stage.obedient.bodies
-        self.failures = [*stage.gateway.failures, *behind_a_key.failures]
-
-    def __call__(self, scenario: str) -> Any:
-        told = self._told[scenario]
-        assert "broke" not in told, told["broke"]
-        return told["told"]
 
 
 @pytest.fixture(scope="module", params=["openai3", "openai2"])
-def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    """One process of the SDK goes through all scenarios: to import it takes longer than they do."""
-    python = environment(request.param)
-    folders = [tmp_path_factory.mktemp(request.param) for _ in range(2)]
-    with stage(folders[0]) as scene, locked(folders[1]) as behind_a_key:
-        assert behind_a_key.key is not None
-        said = told_by(python, SCRIPT, scene.base_url, behind_a_key.base_url, behind_a_key.key)
-        yield Session(said, scene, behind_a_key)
+def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Session:
+    return session(request.param, SCRIPT, tmp_path_factory.mktemp(request.param))
 
 
 # -- answers
@@ -77,11 +47,14 @@ def test_a_whole_answer(told: Session) -> None:
     """It passes the SDK's types under both names of a model; text, usage, limit and the gateway's own request id arrive."""
     chat = told("chat")
     assert (chat["text"], chat["same"], chat["finish_reasons"]) == (expected_text(PROMPT), True, ["stop", "length"])
-    assert chat["usage"].items() >= {
-        "prompt_tokens": SPENT,
-        "completion_tokens": MADE,
-        "total_tokens": SPENT + MADE,
-    }.items()
+    assert (
+        chat["usage"].items()
+        >= {
+            "prompt_tokens": SPENT,
+            "completion_tokens": MADE,
+            "total_tokens": SPENT + MADE,
+        }.items()
+    )
     assert chat["request_id"].startswith("req_")
 
 

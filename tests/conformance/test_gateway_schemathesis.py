@@ -1,4 +1,4 @@
-"""schemathesis makes requests out of the gateway's OpenAPI document, good and bad ones: no 5xx, no answer that the document does not know.
+"""schemathesis makes requests, good and bad, out of the OpenAPI document: no 5xx, and no answer that the document does not know.
 
 Not asked for are three of its checks, which our rules at the door contradict. A method that a route does not have is refused
 for its body's type first (415). What a document calls good may still be refused, by the provider or for want of a header. And
@@ -69,7 +69,15 @@ def test_no_request_breaks_it(key: str | None, tmp_path: Path) -> None:
 def tried(document: Path, url: str, header: str, folder: Path) -> subprocess.CompletedProcess[str]:
     options = [
         *("--url", url, "-H", header, "--checks", ",".join(CHECKS), "--seed", str(SEED), "--no-color"),
-        *("--max-examples", str(EXAMPLES), "--generation-database", "none", "--warnings", "off", "--continue-on-failure"),
+        *(
+            "--max-examples",
+            str(EXAMPLES),
+            "--generation-database",
+            "none",
+            "--warnings",
+            "off",
+            "--continue-on-failure",
+        ),
     ]
     command = [environment("schemathesis").with_name("schemathesis"), "run", document, *options]
     env = OFFLINE | {"HOME": str(folder), "COLUMNS": "200"}

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock.client import Client
 from penstock.engine.workflow import Llm
 from penstock.errors import (
     DeadlineExceeded,
@@ -669,6 +670,34 @@ def test_calls_keep_to_the_limits_of_the_client() -> None:
             await run_all(client, two_steps, texts(600))
             assert client.stats.throttled == 0
             assert 55 < client.clock.now() < 80  # the burst of a whole minute, then one a tenth of a second
+
+    run(main())
+
+
+class CentACall:
+    """Each answer costs a cent, whatever it says."""
+
+    def cost(self, model: str, usage: Usage | None) -> float | None:
+        return 0.01 if usage is not None else 0.0
+
+
+def test_a_sum_is_never_exceeded_and_a_higher_one_goes_on_from_there() -> None:
+    async def main() -> None:
+        ledger = MemoryLedger()
+        transport = RememberingTransport(Settings(latency=1.0), VirtualClock())
+
+        def client() -> Client:
+            return Client("openai/m", transport=transport, clock=VirtualClock(), prices=CentACall(), max_concurrency=4)
+
+        async with client() as poor:
+            with pytest.raises(RunStopped) as stopped:
+                await run_all(poor, two_steps, texts(20), ledger=ledger, max_cost=0.105)
+        assert "cost" in stopped.value.reason
+        assert len(ledger.called) == transport.asked.total() == 10
+        async with client() as richer:
+            results = await run_all(richer, two_steps, texts(20), ledger=ledger, max_cost=10.0)
+        assert transport.asked.total() == 40
+        assert all(result.cost == pytest.approx(0.02) for result in results)
 
     run(main())
 

@@ -42,7 +42,7 @@ CHAPTERS = (
     Chapter("01_why_async", OPENAI, ("--rpm", "600", "--burst", "5", "--latency", "0.2")),
     Chapter("02_one_and_many", OPENAI, ("--latency", "0.1")),
     Chapter("03_batches", OPENAI, ("--latency", "0.05,1.0")),
-    Chapter("04_concurrency_limit", OPENAI, ("--rpm", "1200", "--burst", "1", "--latency", "0.1")),
+    Chapter("04_concurrency_limit", OPENAI, ("--rpm", "2400", "--burst", "1", "--latency", "0.05")),
     Chapter("05_errors_and_retries", ("tenacity", "bench"), ("--latency", "0.1", "--retry-after", "0.3")),
     Chapter("05_after_a_crash", OPENAI, ("--latency", "0.1"), (("--die-after", "40"), ())),
     Chapter("06_streaming", OPENAI, ("--output-tokens", "22", "--latency", "0.1", "--token-latency", "0.01")),
@@ -159,16 +159,23 @@ def services() -> tuple[tuple[Calls, dict[str, Any]], tuple[Calls, dict[str, Any
         return bare, measured(sys.executable, "08_own_service.py", provider, there)
 
 
+def _told() -> Iterator[str]:
+    """All of it, line by line."""
+    for chapter in CHAPTERS:
+        yield f"\n== {chapter.name}  ({' '.join(chapter.provider)})"
+        for side in (plain, ours):
+            told = side(chapter)
+            yield from (f"{side.__name__}:", *told.lines, _account(told.stats))
+    yield "\n== 08_own_service"
+    for calls, stats in services():
+        yield from (f"{calls.statuses} in {calls.seconds:.1f} s", _account(stats))
+
+
 def _account(stats: dict[str, Any]) -> str:
-    return f"  provider: {stats['arrived']} came, {stats['answered']} answered, {stats['throttled']} throttled, peak {stats['peak']}"
+    return "provider: " + ", ".join(f"{stats[name]} {name}" for name in ("arrived", "answered", "throttled", "peak"))
 
 
 if __name__ == "__main__":
-    for chapter in CHAPTERS:
-        print(f"\n== {chapter.name}  ({' '.join(chapter.provider)})")
-        for side in (plain, ours):
-            told = side(chapter)
-            print(f"{side.__name__}:", *told.lines, _account(told.stats), sep="\n  ")
-    print("\n== 08_own_service")
-    for calls, stats in services():
-        print(f"  {calls.statuses} in {calls.seconds:.1f} s;{_account(stats)}")
+    for line in _told():
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()

@@ -23,7 +23,8 @@ from penstock.server.app import Server
 from penstock.server.exchange import Exchange
 from penstock.server.protocol import CappedProtocol
 from penstock.server.running import config_of
-from penstock.server.settings import Endpoint, Key, Listening, Served as ServedModel, Settings
+from penstock.server.settings import Endpoint, Key, Listening, Settings
+from penstock.server.settings import Served as ServedModel
 from tests.kit.command import read_until, started
 from tests.kit.hostile import Peer, answer, hostile
 
@@ -55,6 +56,13 @@ class Heard(Generic[T]):
                 self._news.clear()
                 await self._news.wait()
         return self.all
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until a condition holds."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        for _ in iter(condition, True):
+            await asyncio.sleep(0)
 
 
 # -- the provider
@@ -434,9 +442,7 @@ async def served(settings: Settings, environ: Mapping[str, str] | None = None) -
             listener.close()
             for connection in list(state.connections):
                 connection.transport.abort()
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                while state.tasks or state.connections:
-                    await asyncio.sleep(0)
+            await until(lambda: not state.tasks and not state.connections)
 
 
 @asynccontextmanager

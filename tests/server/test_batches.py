@@ -623,14 +623,15 @@ async def test_rows_stand_in_the_lane_of_batches(tmp_path: Path) -> None:
             while not server.server.serving.models.statistics()["gpt-5-mini"].get(f"waiting ({lane})"):
                 await server.ask("/healthz")
 
-        batch = await begin(server, lines(5))
+        first, second = await begin(server, lines(5)), await begin(server, lines(5))
         await stands_in("batch")
         question = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "me"}]}
         interactive = asyncio.create_task(server.ask(body=question))
         await stands_in("interactive")
         release.set()
         assert (await interactive).status == 200
-        await ended(server, batch, "completed")
+        await ended(server, first, "completed")
+        await ended(server, second, "completed")
         assert [asked.prompt for asked in provider.asked.all].index("me") <= 2
 
 

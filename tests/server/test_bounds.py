@@ -213,7 +213,9 @@ async def test_json_that_is_nested_deep_is_no_defect(tmp_path: Path, depth: int,
 def a_bomb() -> bytes:
     """A hundred megabytes of text, a thousand times smaller."""
     packing = zlib.compressobj(9, wbits=31)
-    return packing.compress(b'{"prompt":"') + b"".join(packing.compress(b"a" * MIB) for _ in range(100)) + packing.flush()
+    return (
+        packing.compress(b'{"prompt":"') + b"".join(packing.compress(b"a" * MIB) for _ in range(100)) + packing.flush()
+    )
 
 
 @pytest.mark.parametrize("target", POSTS)

@@ -89,7 +89,7 @@ def test_single_requests_do_not_wait_behind_a_batch_that_fills_the_limit(tmp_pat
     """The 95th percentile of waiting is at most 250 ms while a batch of 10,000 rows saturates the limit."""
     waits, used = run(waits_beside_a_batch(tmp_path))
     p95 = waits[int(0.95 * len(waits))]
-    print(f"waits: p50 {waits[len(waits) // 2] * 1000:.0f} ms, p95 {p95 * 1000:.0f} ms; {used:.1%} of the limit used")
+    print(f"waits: p50 {waits[len(waits) // 2] * 1000:.0f} ms, p95 {p95 * 1000:.0f} ms; {used:.1%} of the limit used")  # noqa: T201 - for whoever reads with -s
     assert len(waits) == CALLS
     assert used > 0.9, "the batch must have saturated the limit, or nobody had to wait"
     assert p95 <= PROMISED

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.kit.hostile import Peer
-from tests.kit.serving import CHAT, HI, STREAMED, Asked, Served, echoes, gateway, holds, wire
+from tests.kit.serving import CHAT, HI, STREAMED, Asked, Served, echoes, gateway, holds, until, wire
 
 ALL = [
     pytest.param(CHAT, HI, id="whole"),
@@ -39,16 +38,14 @@ async def test_a_wait_that_is_too_long_is_a_429_with_the_time_to_come_again(
 
 
 async def in_line(server: Served, count: int) -> None:
-    async with asyncio.timeout(30):
-        while server.server.serving.models.statistics()["gpt-5-mini"]["ready"] != count:
-            await asyncio.sleep(0)
+    await until(lambda: server.server.serving.models.statistics()["gpt-5-mini"]["ready"] == count)
 
 
 @pytest.mark.parametrize(("target", "body"), ALL)
 async def test_a_line_that_is_too_long_turns_the_next_away_at_once(tmp_path: Path, target: str, body: Any) -> None:
     """One slot and room for two in line: the fourth is refused while the others still wait."""
     models = {"openai/gpt-5-mini": {"max_concurrency": 1}}
-    async with gateway(holds(), tmp_path, models=models, max_waiting=2) as (server, upstream):
+    async with gateway(holds(), tmp_path, models=models, max_waiting=2) as (server, upstream):  # noqa: SIM117 - the ports
         async with wire(server.port) as one, wire(server.port) as two, wire(server.port) as three:
             await one.send(server.request("POST", CHAT, HI))
             await upstream.asked.at_least(1)

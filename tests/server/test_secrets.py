@@ -145,7 +145,15 @@ async def test_no_field_and_no_header_chooses_where_a_request_goes_or_as_whom(tm
     assert len(upstream.asked.all) == len(payloads)
     heads = {asked.head for asked in upstream.asked.all}
     own = {line.partition(b":")[0].lower() for head in heads for line in head.split(b"\r\n")[1:]}
-    assert own == {b"host", b"authorization", b"content-type", b"accept", b"accept-encoding", b"user-agent", b"content-length"}
+    assert own == {
+        b"host",
+        b"authorization",
+        b"content-type",
+        b"accept",
+        b"accept-encoding",
+        b"user-agent",
+        b"content-length",
+    }
     for head in heads:
         assert head.startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
         assert b"authorization: bearer sk-ours-upstream\r\n" in head.lower() + b"\r\n"
@@ -154,7 +162,14 @@ async def test_no_field_and_no_header_chooses_where_a_request_goes_or_as_whom(tm
         assert b"sk-theirs" not in head
 
 
-MODELS_OF_ODD_NAMES = ["http://evil.example/v1", "custom/http://evil.example", "../x", "gpt-5-mini\r\nx: y", "gpt-5-mini?x", "%2e"]
+MODELS_OF_ODD_NAMES = [
+    "http://evil.example/v1",
+    "custom/http://evil.example",
+    "../x",
+    "gpt-5-mini\r\nx: y",
+    "gpt-5-mini?x",
+    "%2e",
+]
 
 
 async def test_no_model_name_leads_anywhere_but_to_a_configured_model(tmp_path: Path) -> None:
@@ -220,8 +235,8 @@ async def told_by(server: Served, asked: dict[str, Any]) -> bytes:
         ("/generate/batch", {"prompts": [PROMPT, PROMPT]}),
     ):
         told.append(await server.ask(target, body, key=CLIENT_KEY))
-    for target in ("/metrics", "/v1/models", "/openapi.json", "/readyz", "/nowhere", "/healthz"):
-        told.append(await server.ask(target, key=CLIENT_KEY))
+    quiet = ("/metrics", "/v1/models", "/openapi.json", "/readyz", "/nowhere", "/healthz")
+    told += [await server.ask(target, key=CLIENT_KEY) for target in quiet]
     told.append(await server.ask("/metrics", key=CLIENT_KEY + "x"))
     return repr(told).encode() + repr((server.server.serving, server.over.all)).encode()
 
@@ -314,7 +329,9 @@ INJECTIONS = [
 ]
 
 
-async def test_nothing_that_a_client_sends_makes_a_second_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_nothing_that_a_client_sends_makes_a_second_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """As model, prompt, query and header; in the request log and in the log."""
     caplog.set_level(logging.DEBUG)
     count = 0
@@ -322,7 +339,9 @@ async def test_nothing_that_a_client_sends_makes_a_second_line(tmp_path: Path, c
         for text in INJECTIONS:
             shown = "".join(char for char in text if char.isprintable() and char.isascii())
             await server.ask(body={**HI, "model": text})
-            await server.ask(body={**HI, "messages": [{"role": "user", "content": text}]}, headers={"user-agent": shown})
+            await server.ask(
+                body={**HI, "messages": [{"role": "user", "content": text}]}, headers={"user-agent": shown}
+            )
             await server.ask(f"/v1/models/{shown.replace(' ', '%0a').replace('{', '%7b')}%0d%0aforged%e2%80%a8")
             count += 3
     raw = (tmp_path / "requests.jsonl").read_bytes()
@@ -336,7 +355,16 @@ async def test_nothing_that_a_client_sends_makes_a_second_line(tmp_path: Path, c
 # -- S10: no code from data
 
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml", "code", "codeop", "jsonpickle"}
-FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "subprocess.run", "subprocess.Popen"}
+FORBIDDEN_CALLS = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "os.system",
+    "os.popen",
+    "subprocess.run",
+    "subprocess.Popen",
+}
 SOURCE = Path(penstock.__file__).parent
 
 
@@ -357,7 +385,8 @@ def offences(tree: ast.AST) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "text", ["import pickle", "from yaml import load", "eval('1')", "exec(x)", "x = compile(a, b, 'exec')", "f(shell=True)"]
+    "text",
+    ["import pickle", "from yaml import load", "eval('1')", "exec(x)", "x = compile(a, b, 'exec')", "f(shell=True)"],
 )
 def test_the_gate_sees_what_it_is_to_refuse(text: str) -> None:
     assert offences(ast.parse(text))

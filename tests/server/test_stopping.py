@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -34,6 +33,7 @@ from tests.kit.serving import (
     provider,
     request,
     serving_process,
+    until,
     whole,
     wire,
 )
@@ -142,7 +142,7 @@ async def test_when_the_grace_is_over_the_rest_is_cancelled_and_told_so(tmp_path
                 await upstream.left.at_least(3)
             ran = await end_of(process)
             took = time.monotonic() - began
-    print(f"out after {took:.1f} s with a grace of {grace} s")
+    print(f"out after {took:.1f} s with a grace of {grace} s")  # noqa: T201 - for whoever reads with -s
     assert ran.status == 143, ran.err
     assert "Traceback" not in ran.err
     assert took < grace + 2 + SLACK
@@ -179,9 +179,13 @@ async def in_line(process: Process) -> None:
                 return
 
 
-async def test_a_third_signal_leaves_whatever_still_holds_it_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_third_signal_leaves_whatever_still_holds_it_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Here a step of post-processing that does not come to its end."""
-    (tmp_path / "stuck.py").write_text("import time\ndef step(exchange):\n    open('begun', 'w').close()\n    time.sleep(600)\n")
+    (tmp_path / "stuck.py").write_text(
+        "import time\ndef step(exchange):\n    open('begun', 'w').close()\n    time.sleep(600)\n"
+    )
     monkeypatch.chdir(tmp_path)
     async with provider(holds()) as upstream:
         (tmp_path / "penstock.toml").write_text(
@@ -192,9 +196,7 @@ async def test_a_third_signal_leaves_whatever_still_holds_it_up(tmp_path: Path, 
             async with wire(process.port) as line:
                 await line.send(request("GET", "/v1/models", [("host", "localhost")]))
                 assert (await line.answer()).status == 200
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                while not os.path.exists("begun"):  # noqa: PTH110
-                    await asyncio.sleep(0)
+            await until(Path("begun").exists)
             for _ in range(2):
                 process.process.send_signal(signal.SIGTERM)
                 await nobody_is_let_in(process)
@@ -204,6 +206,6 @@ async def test_a_third_signal_leaves_whatever_still_holds_it_up(tmp_path: Path, 
                     process.process.send_signal(signal.SIGTERM)
                     await asyncio.sleep(0)
             took = time.monotonic() - began
-    print(f"out after {took:.2f} s")
+    print(f"out after {took:.2f} s")  # noqa: T201 - for whoever reads with -s
     assert process.process.returncode == 143
     assert took < SLACK

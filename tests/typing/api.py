@@ -10,6 +10,7 @@ from penstock import (
     Chunk,
     Client,
     Limits,
+    Llm,
     PenstockError,
     Refused,
     Request,
@@ -24,7 +25,7 @@ from penstock import (
 )
 from penstock.blocking import Client as BlockingClient
 from penstock.errors import Kind
-from penstock.records import Structured
+from penstock.records import Calls, Structured
 
 
 async def one_request() -> None:
@@ -95,6 +96,23 @@ async def as_they_come(client: Client, rows: list[str]) -> None:
         else:
             assert_type(item, Result)
     client.stream("Why?", on_break="again")  # type: ignore[arg-type]  # it restarts, or it is an error
+
+
+async def workflow(client: Client, blocking: BlockingClient, rows: list[str]) -> None:
+    """A function over rows; inside it `llm.generate` is typed as the client's own."""
+
+    async def review(row: str, llm: Llm) -> dict[str, str]:
+        assert_type(await llm.generate(row, temperature=0), Response)
+        labels = await llm.generate(row, response_model=Label)
+        assert_type(labels.value, Label)
+        return {"topic": labels.value.topic}
+
+    async for result in client.run(review, rows, ledger="reviews.ledger", max_cost=1.0):
+        assert_type(result, Result)
+        assert_type(result.usage, Usage | None)
+        assert_type(result.calls, Calls | None)
+    assert_type(blocking.run(review, rows), Generator[Result, None, None])
+    client.run(len, rows)  # type: ignore[arg-type]  # a workflow is an async function of two arguments
 
 
 def one_result(result: Result) -> None:

@@ -81,7 +81,9 @@ def settings_of(given: dict[str, Any]) -> Settings:
     if config is not None and given["models"]:
         raise click.UsageError("give -m or --config, not both")
     if config is not None and (silenced := _silenced_options()):
-        raise click.UsageError(f"{', '.join(silenced)}: with a file, say it there, in the tables of its models and endpoints")
+        raise click.UsageError(
+            f"{', '.join(silenced)}: with a file, say it there, in the tables of its models and endpoints"
+        )
     settings = read_settings(Path(config)) if config is not None else Settings(**_named_models(given))
     return _overridden(settings, given)
 

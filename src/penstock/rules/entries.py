@@ -132,9 +132,11 @@ def json_value(value: Any) -> Any:
 
 
 def _of_model(value: Any) -> Any:
-    """Pydantic's models tell by themselves what they are in JSON."""
+    """Pydantic's models tell by themselves what they are in JSON; a text with more to it, as LangChain has, is its text."""
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
+    if isinstance(value, str):
+        return str.__str__(value)
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 

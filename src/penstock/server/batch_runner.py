@@ -21,7 +21,7 @@ from penstock.client import Asking, Client
 from penstock.edges.batches import New
 from penstock.edges.ledger import LedgerFile
 from penstock.engine.run import Run, to_its_end
-from penstock.errors import InputError, PenstockError, RunStopped, UsageError
+from penstock.errors import InputError, PenstockError, RequestError, RunStopped
 from penstock.ports import Clock
 from penstock.records import Result
 from penstock.rules.batch_lines import InputCheck, Reason
@@ -52,7 +52,8 @@ SAVE_SECONDS = 5.0
 MOST_AT_ONCE = 4
 """Batches of one model that send at the same time. Each has a thousand rows in hand; more would only hold more memory."""
 
-STOPPING, CANCELLED, EXPIRED = "stopping", "cancelled", "expired"
+CANCELLED, EXPIRED = "cancelled", "expired"
+NOT_SERVED = "model_not_served"
 _REASONS: dict[str, Reason] = {"cancelling": "batch_cancelled", "in_progress": "batch_expired"}
 LOGGER = logging.getLogger("penstock.server")
 
@@ -263,12 +264,16 @@ class BatchRunner:
             await self._save()
 
     def _model(self) -> Model:
-        """Who answers; raises `PenstockError` where that is not what it was when the input was checked."""
-        model = self._shop.serving.models.find(self.batch.model)
+        """Who answers; raises `RunStopped` where that is not what it was when the input was checked."""
+        try:
+            model = self._shop.serving.models.find(self.batch.model)
+        except RequestError as error:
+            raise RunStopped(NOT_SERVED, error.message) from error
         if (model.client.provider.name, model.client.model) != (self._kept.provider, self._kept.upstream):
-            raise UsageError(
+            raise RunStopped(
+                NOT_SERVED,
                 f"the model {model.name!r} is {model.client.provider.name}/{model.client.model} now, and the batch began with "
-                f"{self._kept.provider}/{self._kept.upstream}: serve that one under this name again, or cancel the batch"
+                f"{self._kept.provider}/{self._kept.upstream}: serve that one under this name again, or cancel the batch",
             )
         return model
 
@@ -368,9 +373,7 @@ def _trouble(error: Exception) -> BatchError:
     """What a client is told; what names files of the server's is for its log."""
     if isinstance(error, RunStopped) and error.reason != "disk":
         code, said = error.reason, str(error)
-    elif isinstance(error, PenstockError) and not isinstance(error, RunStopped):
-        code, said = "model_not_served", str(error)
-    elif isinstance(error, OSError | RunStopped):
+    elif isinstance(error, OSError | PenstockError):
         code, said = "disk", "the server's disk does not take or give back what the batch needs"
     else:
         code, said = "internal", "the server failed at this batch; its log says why"

@@ -49,7 +49,7 @@ class CappedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_bytes += len(name) + len(value)
+        self._header_bytes += len(name) + len(value) + len(b": \r\n")
         if self._header_bytes <= MOST_HEAD_BYTES:
             super().on_header(name, value)
 

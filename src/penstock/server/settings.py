@@ -187,7 +187,11 @@ def _with_its_place(values: dict[str, Any], message: str) -> str:
                 msgspec.convert(fields, table)
             except msgspec.ValidationError as error:
                 if f"`$.{kind}[...]" in message:
-                    return str(error).replace("`$", f"`{kind}.{name}") if "`$" in str(error) else f"{error} - at `{kind}.{name}`"
+                    return (
+                        str(error).replace("`$", f"`{kind}.{name}")
+                        if "`$" in str(error)
+                        else f"{error} - at `{kind}.{name}`"
+                    )
     return message.replace("$.", "")
 
 
@@ -203,7 +207,11 @@ def is_loopback(host: str) -> bool:
 
 def variable_words(name: str) -> str:
     """An environment variable in words; by its name only where that cannot be a key which was put in its place."""
-    return f"the environment variable {name}" if _USUAL_VARIABLE.fullmatch(name) else "the environment variable that it names"
+    return (
+        f"the environment variable {name}"
+        if _USUAL_VARIABLE.fullmatch(name)
+        else "the environment variable that it names"
+    )
 
 
 def _in_brackets(host: str) -> str:
