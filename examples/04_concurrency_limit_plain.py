@@ -16,7 +16,7 @@ async def generate_text(prompt: str, client: AsyncOpenAI, room: asyncio.Semaphor
 
 
 async def main() -> None:
-    prompts = [f"Tell me a fact about the number {number}." for number in range(100)]
+    prompts = [f"Tell me a fact about the number {number}." for number in range(60)]
     async with AsyncOpenAI() as client:
         began, room = time.perf_counter(), asyncio.Semaphore(5)
         came = await asyncio.gather(*(generate_text(each, client, room) for each in prompts), return_exceptions=True)

@@ -84,6 +84,11 @@ def test_keys(told: Session) -> None:
     assert told("keys") == [TEXT, ["AuthenticationError", 401, "invalid_api_key"]]
 
 
+def test_the_gateway_logged_no_fault_of_its_own(told: Session) -> None:
+    """No traceback, no error, whatever was asked of it."""
+    assert told.failures == []
+
+
 def failed(found: Outcomes) -> set[tuple[str, str]]:
     return {name for name, outcome in found.items() if outcome in ("failure", "error")}
 

@@ -99,3 +99,8 @@ def test_keys(told: Session) -> None:
     """The right one is answered, a wrong one is an AuthenticationError."""
     reason, refused = told("keys")
     assert (reason, refused["class"], refused["status"]) == ("stop", "AuthenticationError", 401)
+
+
+def test_the_gateway_logged_no_fault_of_its_own(told: Session) -> None:
+    """No traceback, no error, whatever was asked of it."""
+    assert told.failures == []

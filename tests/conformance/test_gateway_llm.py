@@ -57,6 +57,7 @@ class Llm:
 def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llm]:
     with locked(tmp_path_factory.mktemp("gateway")) as gateway:
         yield Llm(tmp_path_factory.mktemp("llm"), gateway)
+    assert gateway.failures == []
 
 
 def test_an_answer_is_streamed_to_the_terminal(llm: Llm) -> None:

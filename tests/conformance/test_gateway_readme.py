@@ -107,6 +107,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         where = ["--base-url", provider.base_url, "--data", str(tmp_path / "data")]
         with serving(*shlex.split(options), *where, env=env) as gateway:
             yield Shell(gateway, tmp_path)
+    assert gateway.failures == []
 
 
 def route(command: str) -> str:

@@ -18,6 +18,6 @@ NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
 outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
 told = {
     "text": "".join(output["text"] for output in outputs if output["output_type"] == "stream"),
-    "shown": [sorted(output["data"]) for output in outputs if output["output_type"] == "execute_result"],
+    "shown": [sorted(output["data"]) for output in outputs if "data" in output],
 }
 sys.stdout.write(json.dumps(told))

@@ -42,7 +42,7 @@ CHAPTERS = (
     Chapter("01_why_async", OPENAI, ("--rpm", "600", "--burst", "5", "--latency", "0.2")),
     Chapter("02_one_and_many", OPENAI, ("--latency", "0.1")),
     Chapter("03_batches", OPENAI, ("--latency", "0.05,1.0")),
-    Chapter("04_concurrency_limit", OPENAI, ("--rpm", "2400", "--burst", "1", "--latency", "0.05")),
+    Chapter("04_concurrency_limit", OPENAI, ("--rpm", "1200", "--burst", "1", "--latency", "0.05")),
     Chapter("05_errors_and_retries", ("tenacity", "bench"), ("--latency", "0.1", "--retry-after", "0.3")),
     Chapter("05_after_a_crash", OPENAI, ("--latency", "0.1"), (("--die-after", "40"), ())),
     Chapter("06_streaming", OPENAI, ("--output-tokens", "22", "--latency", "0.1", "--token-latency", "0.01")),

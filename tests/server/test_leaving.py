@@ -85,6 +85,7 @@ async def test_when_the_client_goes_the_provider_is_let_go(
     print(f"closed after {took * 1000:.0f} ms")  # noqa: T201 - for whoever reads with -s
     assert took < FROM_FAR_ABOVE
     assert (exchange.status, exchange.route) == (499, target)
+    assert exchange.attempts == (0 if "prompts" in body else 1)  # the rows of a batch are accounted for one by one
     assert len(upstream.asked.all) == sends
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.kit.hostile import Peer
-from tests.kit.serving import CHAT, HI, STREAMED, Asked, Served, echoes, gateway, holds, until, wire
+from tests.kit.serving import CHAT, HI, STREAMED, Asked, Served, echoes, error_answer, gateway, gives, holds, until, wire
 
 ALL = [
     pytest.param(CHAT, HI, id="whole"),
@@ -35,6 +35,20 @@ async def test_a_wait_that_is_too_long_is_a_429_with_the_time_to_come_again(
     assert told.header("x-should-retry") is None
     assert len(upstream.asked.all) == 1
     assert (over[1].status, over[1].error_kind, over[1].attempts) == (429, "rate_limited", 0)
+
+
+@pytest.mark.parametrize(("target", "body"), ALL)
+async def test_a_throttle_that_names_no_wait_is_told_in_the_providers_words(
+    tmp_path: Path, target: str, body: Any
+) -> None:
+    """We pause for a second then, which is longer than requests may wait here."""
+    bare = error_answer("429 Too Many Requests", "busy", "x-ratelimit-limit-requests: 5", code="their_busy")
+    async with gateway(gives(bare), tmp_path, max_wait=0.05) as (server, upstream):
+        told = await server.ask(target, body)
+    assert (told.status, told.error["message"], told.error["code"]) == (429, "busy", "their_busy")
+    assert told.header("x-ratelimit-limit-requests") == "5"
+    assert int(told.header("retry-after") or 0) >= 1
+    assert len(upstream.asked.all) == 1
 
 
 async def in_line(server: Served, count: int) -> None:

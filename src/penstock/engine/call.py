@@ -33,12 +33,14 @@ OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens")
 class Outcome(msgspec.Struct):
     """What became of one request: a response or an error, and what it took (see `records.Result`).
 
-    `first_token_s` is the time from the send to the first piece of the answer, known of streams only.
+    `throttled` counts the sends that the provider put off, which are no attempts. `first_token_s` is the time from the send
+    to the first piece of the answer, known of streams only.
     """
 
     response: Response | None = None
     error: RequestError | None = None
     attempts: int = 0
+    throttled: int = 0
     ambiguous: int = 0
     latency_s: float = 0.0
     first_token_s: float | None = None
@@ -74,12 +76,15 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     hedging: Hedging | None = None
     patience: Patience | None = None
 
-    async def call(self, request: Request, body: bytes, index: int = 0) -> Outcome:
+    async def call(self, request: Request, body: bytes, index: int = 0, outcome: Outcome | None = None) -> Outcome:
         """The end of one request. `body` is `request` encoded; `index` names the row in the marks.
 
-        Raises `RunStopped` where the run ends before this request does.
+        `outcome` is filled in as it goes, for who must know it even if the call is cancelled. Raises `RunStopped` where the run
+        ends before this request does.
         """
         passage = self.passage(request, body, index)
+        if outcome is not None:
+            passage.outcome = outcome
         try:
             if self.deadline is None:
                 await self._to_the_end(passage)
@@ -161,7 +166,11 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             async with asyncio.timeout(left):
                 return await gate.wait(queue, passage.ask, self.scope, at=verdict.at, first=again)
         except TimeoutError as timeout:
-            raise no_turn(queue, self.account.clock.now(), f"no turn within {patience.longest_wait:g} s") from timeout
+            late = no_turn(queue, self.account.clock.now(), f"no turn within {patience.longest_wait:g} s")
+            if again and last is not None and last.kind == "rate_limited":
+                last.retry_after = last.retry_after or late.retry_after  # the provider's own words say more than ours
+                raise last from timeout
+            raise late from timeout
         finally:
             passage.waited += self.account.clock.now() - now
 
@@ -247,6 +256,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
                 queue.governor.throttle(now, error.retry_after)
                 breaker.answer()
                 passage.outcome.attempts -= 1
+                passage.outcome.throttled += 1
             case "connect":
                 queue.governor.settle(now, ticket.at, ticket.charge, NOTHING)
                 breaker.failure(now, random, connected=False)

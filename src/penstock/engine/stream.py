@@ -47,7 +47,8 @@ class Pace(msgspec.Struct):
 class Streaming:
     """One streamed request. Iterate `pieces()` once; `outcome` is whole when that has ended. Nothing raises for the row.
 
-    `relay` is for who passes the stream on: every event becomes a chunk, with its data in `Chunk.raw`.
+    `relay` is for who passes the stream on: every event becomes a chunk, with its data in `Chunk.raw`. `outcome` is filled
+    in as it goes, for who must know it even if the stream is left.
     """
 
     def __init__(
@@ -58,9 +59,12 @@ class Streaming:
         index: int = 0,
         on_break: OnBreak = "error",
         relay: bool = False,
+        outcome: Outcome | None = None,
     ) -> None:
         self._caller = caller
         self._passage = caller.passage(request, body, index)
+        if outcome is not None:
+            self._passage.outcome = outcome
         account = caller.account
         self._passage.call = account.provider.stream_call(body, request.model or account.model)
         self._restarts = on_break == "restart"

@@ -48,9 +48,9 @@ class Gateway:
             caller = self._serving.caller(visit, model)
             async with client:
                 if chat.streamed:
-                    outcome = await self._stream(visit, caller, model, chat)
+                    await self._stream(visit, caller, model, chat, outcome)
                 else:
-                    outcome = await self._whole(visit, caller, chat)
+                    await self._whole(visit, caller, chat, outcome)
         except Turned as turned:
             await visit.answer(turned.reply)
         except RequestError as error:
@@ -73,42 +73,44 @@ class Gateway:
                     exchange_of(visit, ROUTE, model, outcome, streamed=streamed, content=self._serving.keeps_content)
                 )
 
-    async def _whole(self, visit: Visit, caller: Caller, chat: Chat) -> Outcome:
+    async def _whole(self, visit: Visit, caller: Caller, chat: Chat, outcome: Outcome) -> None:
         account = caller.account
-        outcome = await caller.call(chat.request, account.provider.encode(chat.request, account.model))
+        await caller.call(chat.request, account.provider.encode(chat.request, account.model), outcome=outcome)
         if outcome.error is not None:
-            await visit.answer(reply_to(outcome.error, sends=outcome.attempts))
+            await visit.answer(reply_to(outcome.error, sends=sends_of(outcome)))
         else:
             assert outcome.response is not None
             await visit.answer(Reply(200, outcome.response.raw), passed_on(caller, outcome))
-        return outcome
 
-    async def _stream(self, visit: Visit, caller: Caller, model: Model, chat: Chat) -> Outcome:
+    async def _stream(self, visit: Visit, caller: Caller, model: Model, chat: Chat, outcome: Outcome) -> None:
         account = caller.account
         body = account.provider.encode(chat.request, account.model)
-        streaming = Streaming(caller, chat.request, body, relay=True)
+        streaming = Streaming(caller, chat.request, body, relay=True, outcome=outcome)
         head = head_of(model.name, visit.request_id, int(visit.began_at))
         async with aclosing(streaming.pieces()) as pieces:
             async for chunks in pieces:
                 data = events(chunks, head, wants_usage=chat.wants_usage)
                 if not visit.status:
-                    await visit.begin(200, [*EVENT_STREAM, *passed_on(caller, streaming.outcome)])
+                    await visit.begin(200, [*EVENT_STREAM, *passed_on(caller, outcome)])
                 if data:
                     await visit.write(data)
-        outcome = streaming.outcome
         if outcome.error is None:
             await visit.end(DONE)
         elif visit.status:
             await visit.end(error_event(outcome.error))
         else:
-            await visit.answer(reply_to(outcome.error, sends=outcome.attempts))
-        return outcome
+            await visit.answer(reply_to(outcome.error, sends=sends_of(outcome)))
 
 
 def passed_on(caller: Caller, outcome: Outcome) -> Headers:
     """What the provider tells of limits, and under which id it knows the request."""
     provider = caller.account.provider
     return [*provider.passed_on(outcome.headers), *upstream_header(provider.request_id(outcome.headers))]
+
+
+def sends_of(outcome: Outcome) -> int:
+    """How often the provider was asked, throttles included."""
+    return outcome.attempts + outcome.throttled
 
 
 def upstream_id(outcome: Outcome) -> str:

@@ -16,7 +16,7 @@ from penstock.errors import RunStopped
 from penstock.records import Request as Asked
 from penstock.records import Response, Result
 from penstock.server.chat import DONE
-from penstock.server.gateway import EVENT_STREAM, passed_on
+from penstock.server.gateway import EVENT_STREAM, passed_on, sends_of
 from penstock.server.models import Model
 from penstock.server.replies import Headers, Reply, reply_to
 from penstock.server.serving import Serving
@@ -112,10 +112,10 @@ async def _whole(job: Job, asked: Asked) -> None:
     caller = job.serving.caller(job.visit, job.model)
     account = caller.account
     job.visit.asked = body = account.provider.encode(asked, account.model)
-    job.outcome = outcome = await caller.call(asked, body)
+    outcome = await caller.call(asked, body, outcome=job.outcome)
     if outcome.response is None:
         assert outcome.error is not None
-        await job.visit.answer(reply_to(outcome.error, sends=outcome.attempts))
+        await job.visit.answer(reply_to(outcome.error, sends=sends_of(outcome)))
     else:
         await job.visit.answer(Reply(200, _encode(_told(outcome.response))), passed_on(caller, outcome))
 
@@ -142,7 +142,7 @@ async def _as_it_comes(job: Job, asked: Asked) -> None:
         await visit.end(b"data: %b\n\n" % reply_to(outcome.error).body)
     else:
         assert outcome.error is not None
-        await visit.answer(reply_to(outcome.error, sends=outcome.attempts))
+        await visit.answer(reply_to(outcome.error, sends=sends_of(outcome)))
 
 
 async def _many(job: Job, asked: AskMany) -> None:

@@ -38,6 +38,8 @@ STATUS: dict[Kind, int] = {
     "never_fits": 400,
     "input": 400,
     "deadline": 504,
+    "schema": 502,
+    "workflow": 500,
 }
 """For errors that came without a status of their own, or with one that says "ok"."""
 

@@ -15,7 +15,7 @@ from starlette.responses import Response as FrameworkResponse
 from penstock.engine.call import Outcome
 from penstock.errors import PenstockError, RequestError, RunStopped, UsageError
 from penstock.server.exchange import CALLER_LEFT, Exchange
-from penstock.server.gateway import STOPPING, exchange_of
+from penstock.server.gateway import STOPPING, exchange_of, sends_of
 from penstock.server.leaving import WhileThere
 from penstock.server.models import Model
 from penstock.server.replies import Reply, Turned, error_reply, reply_to
@@ -77,7 +77,7 @@ class Working(FrameworkResponse):
             job.outcome.error = error
         if job.visit.status:
             raise error
-        await job.visit.answer(reply_of(error, job.outcome.attempts))
+        await job.visit.answer(reply_of(error, sends_of(job.outcome)))
 
 
 def reply_of(error: PenstockError, sends: int = 0) -> Reply:

@@ -1,0 +1,168 @@
+"""Many streams in one process: how late its event loop is, and what becomes of many under a low limit of open files.
+
+    python bench/many_streams.py [--streams 5000] [--token-latency 0.5] [--rounds 1]
+
+The provider is `penstock simulate`, which sends the 100 chunks of each stream so many seconds apart. A timer in the client's loop
+is due every 10 ms; how late it comes is the lag of whatever else runs there. It is taken from before the first stream is opened,
+with all the connecting, to the end of the last. Then a process is given 1,024 open files: a figure above what they allow must be
+refused in words; without a figure as many as fit may go at once, with a note, and every request must be answered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+# The kit of the tests starts simulators; it is no package that is installed.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench.figures import Target, machine, median
+from bench.points import SIMULATED_TOKENS
+from penstock.edges.environment import connection_cap, raise_descriptor_limit
+from tests.kit.simulated import Simulated, simulated
+
+TICK_SECONDS = 0.01
+LOW_LIMIT = 1024
+LOW_LIMIT_STREAMS = 2_000
+
+
+class Ticks:
+    """A timer that is due every 10 ms and notes how late it comes, in milliseconds."""
+
+    def __init__(self) -> None:
+        self.late_ms: list[float] = []
+        self._loop = asyncio.get_running_loop()
+        self._arm()
+
+    def _arm(self) -> None:
+        self._due = time.monotonic() + TICK_SECONDS
+        self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        # uvloop's timers may come a little early; that is no lag.
+        self.late_ms.append(max(0.0, time.monotonic() - self._due) * 1000)
+        self._arm()
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+async def all_at_once(base_url: str, streams: int) -> dict[str, Any]:
+    """A task for each stream, all opened at once."""
+    from penstock import Client
+
+    async with Client("custom/m", base_url=base_url, max_concurrency=streams) as client:
+
+        async def read(index: int) -> int:
+            stream = client.stream(f"Tell story {index}, please.")
+            pieces = 0
+            async for _ in stream:
+                pieces += 1
+            assert stream.text
+            return pieces
+
+        ticks, began = Ticks(), time.perf_counter()
+        pieces = await asyncio.gather(*map(read, range(streams)))
+        wall = time.perf_counter() - began
+        ticks.stop()
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "p50": percentile(ticks.late_ms, 50),
+        "p99": percentile(ticks.late_ms, 99),
+        "worst": max(ticks.late_ms),
+        "wall": wall,
+        "chunks": sum(pieces),
+        "cpu": used.ru_utime + used.ru_stime,
+    }
+
+
+async def under_a_low_limit(base_url: str, streams: int) -> dict[str, Any]:
+    """A figure that does not fit, then none."""
+    from penstock import Client
+    from penstock.errors import UsageError
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (LOW_LIMIT, LOW_LIMIT))
+    refused, whole, failed = "", 0, set()
+    try:
+        async with Client("custom/m", base_url=base_url, max_concurrency=streams) as client:
+            await client.generate("This must not be sent.")
+    except UsageError as error:
+        refused = str(error)
+    async with Client("custom/m", base_url=base_url) as client:
+        async for result in client.map(f"Tell story {index}, please." for index in range(streams)):
+            whole += result.ok
+            if result.error is not None:
+                failed.add(result.error.message)
+        note = client.note
+    return {"refused": refused, "note": note, "whole": whole, "failed": sorted(failed)}
+
+
+WORKS = {"all_at_once": all_at_once, "under_a_low_limit": under_a_low_limit}
+
+
+def told_by(name: str, provider: Simulated, streams: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--one", name, "--base-url", provider.base_url, "--streams", str(streams)]
+    return dict(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
+
+
+def lag(streams: int, token_latency: float, rounds: int) -> Iterator[str]:
+    tokens, apart = ("--output-tokens", str(SIMULATED_TOKENS)), ("--token-latency", str(token_latency))
+    told, peaks = [], []
+    for _ in range(rounds):
+        with simulated(*tokens, *apart) as provider:
+            told.append(told_by("all_at_once", provider, streams))
+            peaks.append(provider.stats()["peak"])
+    p50, p99, worst, wall, cpu, chunks = (
+        median(one[name] for one in told) for name in ("p50", "p99", "worst", "wall", "cpu", "chunks")
+    )
+    yield (
+        f"{streams:,} streams, {token_latency:g} s between chunks, medians of {rounds}: {wall:.0f} s, {cpu:.0f} s of CPU,"
+        f" {chunks / wall:,.0f} chunks a second, {min(peaks):,} at the provider at once."
+    )
+    yield f"The loop was late by {p50:.1f} ms (p50), {p99:.1f} ms (p99), {worst:.0f} ms (at worst)."
+    yield str(Target(f"ms of lag at p99, {streams:,} streams, at most 50", p99, 50, at_least=False))
+
+
+def low_limit() -> Iterator[str]:
+    cap = connection_cap(LOW_LIMIT)
+    with simulated("--latency", "0.2") as provider:
+        told = told_by("under_a_low_limit", provider, LOW_LIMIT_STREAMS)
+        peak = provider.stats()["peak"]
+    yield f"{LOW_LIMIT:,} open files, {LOW_LIMIT_STREAMS:,} asked for at once: refused: {told['refused']!r}"
+    yield f"Without a figure: {told['note']!r}; at most {peak:,} at once; {told['whole']:,} answered. {told['failed'] or ''}"
+    yield str(Target(f"requests at once under {LOW_LIMIT:,} open files, at most {cap}", peak, cap, at_least=False))
+    yield str(Target(f"of {LOW_LIMIT_STREAMS:,} answered", told["whole"], LOW_LIMIT_STREAMS))
+    yield str(Target("figures above the cap refused in words", float("ulimit -n" in told["refused"]), 1))
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--streams", type=int, default=5_000)
+    options.add_argument("--token-latency", type=float, default=0.5)
+    options.add_argument("--rounds", type=int, default=1)
+    options.add_argument("--one", choices=WORKS, help=argparse.SUPPRESS)
+    options.add_argument("--base-url", default="", help=argparse.SUPPRESS)
+    given = options.parse_args()
+    if given.one:
+        import uvloop
+
+        print(json.dumps(uvloop.run(WORKS[given.one](given.base_url, given.streams))))
+        return
+    raise_descriptor_limit()
+    print(machine(), *lag(given.streams, given.token_latency, given.rounds), *low_limit(), sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
