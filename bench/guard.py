@@ -2,10 +2,10 @@
 
     python bench/guard.py [--update] [--only NAME ...] [--tolerance 0.05]
 
-Each work is done twice under callgrind, with few calls and with many; the difference is that of the calls alone, without the start of
-the process. Instructions do not depend on how busy a machine is, unlike seconds; they do on Python and the packages, so that the
-file names these and is not compared under others. What threads and sockets bring together varies a little, which the tolerance is
-for. Exit status: 0 as kept, 1 more than kept (or much less: `--update` keeps the gain), 2 not comparable.
+Each work is done twice under callgrind, with few calls and with many; the difference is that of the calls alone, without the
+start of the process. Instructions do not depend on how busy a machine is, unlike seconds; they do on Python and the packages, so
+that the file names these and is not compared under others. What threads and sockets bring together varies a little, which the
+tolerance is for. Exit status: 0 as kept, 1 more than kept (or much less: `--update` keeps the gain), 2 not comparable.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ from penstock.engine.source import raw_rows
 from penstock.engine.stream import OnBreak, Streaming
 from penstock.engine.streamed_rows import HandOver, StreamedRequests, interleaved
 from penstock.engine.structured import answer, send
+from penstock.engine.workflow import Prompt as Prompt  # noqa: PLC0414  told again for whoever imports it from here
 from penstock.launching import Launcher
-from penstock.launching import Prompt as Prompt  # noqa: PLC0414  told again for whoever imports it from here
 from penstock.options import Lane, Limits, Retry, Timeouts
 from penstock.ports import Clock, Ledger, Prices, Transport
 from penstock.recording import close_run, results_of

@@ -6,8 +6,8 @@ For the rooms above the client (files of prompts, the server, the command line);
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,7 +18,7 @@ from penstock.engine.call import Caller
 from penstock.engine.gate import Scope
 from penstock.engine.run import Plan, Run, Work
 from penstock.engine.single import SingleRequests
-from penstock.engine.workflow import Flow, Workflow
+from penstock.engine.workflow import Flow, Prompt, Workflow
 from penstock.engine.workflow import identity_of as digest_of_flow
 from penstock.errors import UsageError
 from penstock.options import BATCH, INTERACTIVE, Lane, Patience, Retry, positive
@@ -35,9 +35,6 @@ from penstock.rules.template import WORKFLOW_KEYS, Template
 
 if TYPE_CHECKING:
     from penstock.planning import Conditions
-
-Prompt: TypeAlias = str | Sequence[Mapping[str, Any]] | Request
-"""A text, a list of chat messages, or a whole request."""
 
 
 class Launcher:

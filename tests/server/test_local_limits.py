@@ -8,7 +8,20 @@ from typing import Any
 import pytest
 
 from tests.kit.hostile import Peer
-from tests.kit.serving import CHAT, HI, STREAMED, Asked, Served, echoes, error_answer, gateway, gives, holds, until, wire
+from tests.kit.serving import (
+    CHAT,
+    HI,
+    STREAMED,
+    Asked,
+    Served,
+    echoes,
+    error_answer,
+    gateway,
+    gives,
+    holds,
+    until,
+    wire,
+)
 
 ALL = [
     pytest.param(CHAT, HI, id="whole"),

@@ -27,7 +27,8 @@ for (const [place, figure] of Object.entries(JSON.parse(document.getElementById(
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1c2321; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin: 0; overflow-wrap: anywhere; unicode-bidi: isolate; } h2 { font-size: 1.05rem; margin: 1.6rem 0 .3rem; }
+h1 { font-size: 1.5rem; margin: 0; overflow-wrap: anywhere; unicode-bidi: isolate; }
+h2 { font-size: 1.05rem; margin: 1.6rem 0 .3rem; }
 .state { color: #56605d; margin: .2rem 0 1rem; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(28rem, 1fr)); gap: 0 1.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
