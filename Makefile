@@ -13,7 +13,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 # Seconds after which a slow proof counts as hung; a test of `make test` does after the two minutes of pyproject.toml.
 LONG := 3000
 
-.PHONY: help demo test conformance torture fuzz lint types format bench limits bench-gateway lock clean
+.PHONY: help demo test conformance torture fuzz lint types format bench bench-quick bench-guard limits bench-gateway lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -62,8 +62,14 @@ format: $(DEV_STAMP)  ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(DEV_STAMP)  ## what a call costs beside the bare floor
-	$(BIN)/python bench/calls.py
+bench: $(DEV_STAMP)  ## what a call costs beside the floor and what people use instead; writes docs/benchmarks.md (hours)
+	$(BIN)/python bench/run.py --write docs/benchmarks.md
+
+bench-quick: $(DEV_STAMP)  ## the same, under two minutes, rougher, to the terminal
+	$(BIN)/python bench/run.py --quick
+
+bench-guard: $(DEV_STAMP)  ## instructions a call, beside those kept in bench/guard.json
+	$(BIN)/python bench/guard.py
 
 limits: $(DEV_STAMP)  ## how well a limit is filled, and what is throttled, beside the SDK, LangChain and LiteLLM
 	$(BIN)/python bench/limits.py
@@ -75,7 +81,7 @@ lock: | .venv/bin/uv  ## compile the requirements again
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) --all-extras requirements/dev.in pyproject.toml -o $(DEV)
 	$(COMPILE) -c $(DEV) requirements/build.in pyproject.toml -o $(CORE)
-	for name in conformance-openai2 conformance-openai3 conformance-litellm conformance-langchain conformance-notebook conformance-llm conformance-schemathesis bench-tenacity bench-langchain bench-gateway-tensorzero; do \
+	for name in conformance-openai2 conformance-openai3 conformance-litellm conformance-langchain conformance-notebook conformance-llm conformance-schemathesis bench-tenacity bench-langchain bench-aiohttp bench-gateway-tensorzero; do \
 		$(COMPILE) requirements/$$name.in -o requirements/$$name.txt || exit 1; done
 
 clean:  ## forget the environment and the caches

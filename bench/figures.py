@@ -39,7 +39,9 @@ def markdown(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> Itera
 
     Columns stand to the right, like figures; those numbered in `left`, to the left.
     """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [
+        max(2, *map(len, column)) for column in zip(*rows, strict=True)
+    ]  # a rule is a hyphen and a colon at least
     rule = ["-" * width if at in left else "-" * (width - 1) + ":" for at, width in enumerate(widths)]
     for cells in (rows[0], rule, *rows[1:]):
         padded = [
@@ -71,5 +73,6 @@ def machine() -> str:
     memory = int(Path("/proc/meminfo").read_text().split()[1]) / 2**20
     return (
         f"{os.cpu_count()} x {models[0] if models else platform.machine()}, {memory:.0f} GB, {platform.system()}"
-        f" {platform.release()}, {datetime.now(UTC):%Y-%m-%d}; load average before the start {os.getloadavg()[0]:.1f}"
+        f" {platform.release()}, Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d};"
+        f" load average before the start {os.getloadavg()[0]:.1f}"
     )

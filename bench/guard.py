@@ -11,7 +11,6 @@ tolerance is for. Exit status: 0 as kept, 1 more than kept (or much less: `--upd
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import platform
 import re
@@ -19,24 +18,21 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 
-# The kit of the tests starts simulators; it is no package that is installed.
+# The bench is no package that is installed.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.figures import markdown
-from bench.points import SIMULATED_TOKENS
-from tests.kit.simulated import simulated
+from bench.guarded import STREAM, WORKS
 
 KEPT = Path(__file__).with_suffix(".json")
+PROGRAM = KEPT.with_name("guarded.py")
 FEW, MANY = 200, 1_200
-IN_FLIGHT = 8
-STREAMS_DIVISOR = 10
-"""A stream of 100 chunks is worth more than ten calls."""
-
+FEW_STREAMS, MANY_STREAMS = 20, 120
 PACKAGES = ("httptools", "msgspec", "uvloop")
 TOLERANCE = 0.05
 COUNTED = re.compile(r"Collected : (\d+)")
@@ -77,62 +73,12 @@ def counted_in(said: str) -> int:
     return int(found[1])
 
 
-# What is counted.
-
-
-async def mapped(base_url: str, calls: int, ledger: Path | None = None) -> None:
-    from penstock import Client
-
-    done = 0
-    async with Client("custom/m", base_url=base_url, max_concurrency=IN_FLIGHT) as client:
-        rows = (f"Summarise article {index} in one sentence, please." for index in range(calls))
-        async for result in client.map(rows, ledger=ledger):
-            done += result.ok
-    assert done == calls
-
-
-async def recorded(base_url: str, calls: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        await mapped(base_url, calls, Path(folder) / "guard.ledger")
-
-
-async def single(base_url: str, calls: int) -> None:
-    from penstock import Client
-
-    async with Client("custom/m", base_url=base_url) as client:
-        for index in range(calls):
-            assert (await client.generate(f"Summarise article {index} in one sentence, please.")).text
-
-
-async def streamed(base_url: str, calls: int) -> None:
-    from penstock import Client
-
-    async with Client("custom/m", base_url=base_url) as client:
-        for index in range(calls // STREAMS_DIVISOR):
-            stream = client.stream(f"Summarise article {index} in one sentence, please.")
-            async for _ in stream:
-                pass
-            assert stream.text
-
-
-WORKS: dict[str, Callable[[str, int], Awaitable[None]]] = {
-    "map": mapped,
-    "map, ledger": recorded,
-    "generate": single,
-    "stream of 100 chunks": streamed,
-}
-
-
 def instructions(name: str, calls: int) -> int:
-    """Of a whole process that does a work, in front of a provider of its own."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        simulated("--output-tokens", str(SIMULATED_TOKENS) if name.startswith("stream") else "16") as provider,
-    ):
+    """Of a whole process that does a work."""
+    with tempfile.TemporaryDirectory() as folder:
         callgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
-        work = [sys.executable, __file__, "--one", name, "--base-url", provider.base_url, "--calls", str(calls)]
         done = subprocess.run(
-            [*callgrind, *work],
+            [*callgrind, sys.executable, PROGRAM, name, str(calls)],
             capture_output=True,
             text=True,
             env={**os.environ, "PYTHONHASHSEED": "0"},
@@ -145,8 +91,8 @@ def instructions(name: str, calls: int) -> int:
 
 def of_a_call(name: str) -> int:
     """Instructions of one call, or of one stream."""
-    calls = (MANY - FEW) // (STREAMS_DIVISOR if name.startswith("stream") else 1)
-    return round((instructions(name, MANY) - instructions(name, FEW)) / calls)
+    few, many = (FEW_STREAMS, MANY_STREAMS) if name == STREAM else (FEW, MANY)
+    return round((instructions(name, many) - instructions(name, few)) / (many - few))
 
 
 def guard(names: list[str], tolerance: float) -> int:
@@ -179,16 +125,7 @@ def main() -> None:
     options.add_argument("--update", action="store_true", help="keep what is counted now")
     options.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS), metavar="NAME", help=", ".join(WORKS))
     options.add_argument("--tolerance", type=float, default=TOLERANCE)
-    options.add_argument("--one", choices=WORKS, help=argparse.SUPPRESS)
-    options.add_argument("--base-url", default="", help=argparse.SUPPRESS)
-    options.add_argument("--calls", type=int, default=0, help=argparse.SUPPRESS)
     given = options.parse_args()
-    if given.one:
-        import uvloop
-
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(WORKS[given.one](given.base_url, given.calls))
-        return
     if shutil.which("valgrind") is None:
         print("there is no valgrind")
         raise SystemExit(2)

@@ -29,6 +29,7 @@ from bench.points import SIMULATED_TOKENS
 from penstock.edges.environment import connection_cap, raise_descriptor_limit
 from tests.kit.simulated import Simulated, simulated
 
+STREAMS, TOKEN_LATENCY = 5_000, 0.5
 TICK_SECONDS = 0.01
 LOW_LIMIT = 1024
 LOW_LIMIT_STREAMS = 2_000
@@ -119,19 +120,20 @@ def told_by(name: str, provider: Simulated, streams: int) -> dict[str, Any]:
 
 def lag(streams: int, token_latency: float, rounds: int) -> Iterator[str]:
     tokens, apart = ("--output-tokens", str(SIMULATED_TOKENS)), ("--token-latency", str(token_latency))
-    told, peaks = [], []
+    figures, peaks = [], []
     for _ in range(rounds):
         with simulated(*tokens, *apart) as provider:
-            told.append(told_by("all_at_once", provider, streams))
+            figures.append(told_by("all_at_once", provider, streams))
             peaks.append(provider.stats()["peak"])
     p50, p99, worst, wall, cpu, chunks = (
-        median(one[name] for one in told) for name in ("p50", "p99", "worst", "wall", "cpu", "chunks")
+        median(one[name] for one in figures) for name in ("p50", "p99", "worst", "wall", "cpu", "chunks")
     )
     yield (
         f"{streams:,} streams, {token_latency:g} s between chunks, medians of {rounds}: {wall:.0f} s, {cpu:.0f} s of CPU,"
         f" {chunks / wall:,.0f} chunks a second, {min(peaks):,} at the provider at once."
     )
     yield f"The loop was late by {p50:.1f} ms (p50), {p99:.1f} ms (p99), {worst:.0f} ms (at worst)."
+    yield ""
     yield str(Target(f"ms of lag at p99, {streams:,} streams, at most 50", p99, 50, at_least=False))
 
 
@@ -141,16 +143,25 @@ def low_limit() -> Iterator[str]:
         told = told_by("under_a_low_limit", provider, LOW_LIMIT_STREAMS)
         peak = provider.stats()["peak"]
     yield f"{LOW_LIMIT:,} open files, {LOW_LIMIT_STREAMS:,} asked for at once: refused: {told['refused']!r}"
-    yield f"Without a figure: {told['note']!r}; at most {peak:,} at once; {told['whole']:,} answered. {told['failed'] or ''}"
+    answered = f"{told['whole']:,} answered {told['failed'] or ''}".rstrip()
+    yield f"Without a figure: {told['note']!r}; at most {peak:,} at once; {answered}."
+    yield ""
     yield str(Target(f"requests at once under {LOW_LIMIT:,} open files, at most {cap}", peak, cap, at_least=False))
     yield str(Target(f"of {LOW_LIMIT_STREAMS:,} answered", told["whole"], LOW_LIMIT_STREAMS))
     yield str(Target("figures above the cap refused in words", float("ulimit -n" in told["refused"]), 1))
 
 
+def told(streams: int = STREAMS, token_latency: float = TOKEN_LATENCY, rounds: int = 1) -> Iterator[str]:
+    """Paragraphs, and what was promised after each."""
+    yield from lag(streams, token_latency, rounds)
+    yield ""
+    yield from low_limit()
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--streams", type=int, default=5_000)
-    options.add_argument("--token-latency", type=float, default=0.5)
+    options.add_argument("--streams", type=int, default=STREAMS)
+    options.add_argument("--token-latency", type=float, default=TOKEN_LATENCY)
     options.add_argument("--rounds", type=int, default=1)
     options.add_argument("--one", choices=WORKS, help=argparse.SUPPRESS)
     options.add_argument("--base-url", default="", help=argparse.SUPPRESS)
@@ -161,7 +172,7 @@ def main() -> None:
         print(json.dumps(uvloop.run(WORKS[given.one](given.base_url, given.streams))))
         return
     raise_descriptor_limit()
-    print(machine(), *lag(given.streams, given.token_latency, given.rounds), *low_limit(), sep="\n", flush=True)
+    print(machine(), "", *told(given.streams, given.token_latency, given.rounds), sep="\n")
 
 
 if __name__ == "__main__":

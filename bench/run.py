@@ -10,17 +10,18 @@ are in `points.py`. The page and its plots are written anew after each round. Ma
 from __future__ import annotations
 
 import argparse
-import platform
+import shlex
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 # The kit of the tests makes environments and starts simulators; it is no package that is installed.
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench import many_streams, startup
 from bench.field import BY_NAME, CONTENDERS, Contender, Ended, Provider, provided, python_of, turn
 from bench.figures import machine
 from bench.points import CASES, FULL, LEVELS, QUICK, Case, Length, Point, Rounds, Skipped, calls_for, patience_seconds
@@ -39,7 +40,7 @@ class Course:
         self._order = chosen
         self._providers = providers
         self._length = length
-        self._costs: dict[tuple[str, str], float] = {}
+        self._costs: dict[tuple[str | Point, str], float] = {}
         self.rounds: Rounds = {}
         self.skipped: Skipped = {}
 
@@ -69,8 +70,9 @@ class Course:
             self._order = [*self._order[1:], *self._order[:1]]
 
     def _turn(self, contender: Contender, case: Case, point: Point) -> None:
-        place = case.name, contender.name
-        calls = calls_for(case, point.in_flight, self._costs[place], self._length)
+        # What it cost here; the first time, what it cost where it was last.
+        cost = self._costs.get((point, contender.name), self._costs[case.name, contender.name])
+        calls = calls_for(case, point.in_flight, cost, self._length)
         if isinstance(calls, str):
             self.skipped[point, contender.name] = calls
             return
@@ -81,7 +83,7 @@ class Course:
             self.skipped[point, contender.name] = str(ended)
             say(f"{case.name} at {point.in_flight:,}: {contender.name} is left out from now on: {ended}")
             return
-        self._costs[place] = told.cpu_us
+        self._costs[point, contender.name] = self._costs[case.name, contender.name] = told.cpu_us
         self.rounds[point][-1][contender.name] = told
 
 
@@ -108,18 +110,27 @@ def measured(course: Course, length: Length, until: float) -> Iterator[Measured]
         yield Measured(course.rounds, course.skipped)
 
 
-def write(told: Measured, document: Path, where: str, command: str) -> None:
+def write(told: Measured, document: Path, where: str, command: str, further: Iterable[str] = ()) -> None:
     """The page, and its plots in a folder of its name beside it."""
     folder = document.with_suffix("")
     for case in CASES:
         for name, text in drawn(told, case):
             folder.mkdir(exist_ok=True)
             (folder / name).write_text(text)
-    document.write_text(page(told, where, python_name(), command, folder.name))
+    document.write_text(page(told, where, command, folder.name, further))
 
 
-def python_name() -> str:
-    return f"{platform.python_implementation()} {platform.python_version()}"
+def further_sections() -> Iterator[str]:
+    """What is measured once, and by programs that also stand alone."""
+    yield from (
+        "## Start-up",
+        "",
+        "CPU of whole processes, the median of pairs.",
+        "",
+        *startup.told(startup.ROUNDS),
+        "",
+    )
+    yield from ("## Many streams in one process", "", *many_streams.told(), "")
 
 
 def options() -> argparse.Namespace:
@@ -154,7 +165,7 @@ def main() -> None:
     cases = [case for case in CASES if given.case is None or case.name in given.case]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     raise_descriptor_limit()
-    where, command = machine(), " ".join(["python", *sys.argv])
+    where, command = machine(), shlex.join(["python", *sys.argv])
     installed(chosen)
     until = time.monotonic() + length.budget_seconds
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -165,7 +176,10 @@ def main() -> None:
         for told in measured(course, length, until):
             if given.write:
                 write(told, given.write, where, command)
-    print(page(told, where, python_name(), command, "benchmarks"))
+    further = [] if given.quick or given.case else list(further_sections())
+    if given.write:
+        write(told, given.write, where, command, further)
+    print(page(told, where, command, "benchmarks", further))
     if missed := [target for target in targets(told) if str(target).startswith("* MISSED")]:
         say(f"{len(missed)} targets missed")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from bench.drawing import plot
@@ -166,15 +166,15 @@ def versions(measured: Measured) -> Iterator[str]:
     yield from (f"* {name}: {', '.join(seen[name].versions)}" for name in sorted(seen, key=ORDER.index))
 
 
-def page(measured: Measured, where: str, python: str, command: str, folder: str) -> str:
-    """The whole document; plots lie in `folder` beside it."""
+def page(measured: Measured, where: str, command: str, folder: str, further: Iterable[str] = ()) -> str:
+    """The whole document; plots lie in `folder` beside it, `further` are lines for its end."""
     most = max((len(rounds) for rounds in measured.rounds.values()), default=0)
     lines = [
         "# What a call costs",
         "",
         f"Written by `{command}`, not by hand; run it to have figures of your machine.",
         "",
-        f"Machine: {where}. {python}.",
+        f"Machine: {where}.",
         "",
         "Contenders take turns, each a process of its own in front of one `penstock simulate`, in another order each round, so",
         f"that a noisy machine is noisy for all. Figures are medians of {most} rounds; ratios are taken round by round.",
@@ -195,4 +195,4 @@ def page(measured: Measured, where: str, python: str, command: str, folder: str)
     for case in CASES:
         if measured.levels(case):
             lines += section(measured, case, [f"{folder}/{name}" for name, _ in drawn(measured, case)])
-    return "\n".join(lines)
+    return "\n".join([*lines, *further])

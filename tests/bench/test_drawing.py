@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -49,5 +50,5 @@ def test_an_axis_reaches_from_power_to_power(values: list[float], expected: tupl
 def test_labels_never_stand_on_each_other_and_keep_their_order(places: list[float]) -> None:
     moved = apart(places, LABEL_HEIGHT)
     inorder = sorted(moved)
-    assert all(below - above >= LABEL_HEIGHT - 1e-6 for above, below in zip(inorder, inorder[1:], strict=False))
+    assert all(below - above >= LABEL_HEIGHT - 1e-6 for above, below in pairwise(inorder))
     assert all(after >= before for before, after in zip(places, moved, strict=True))

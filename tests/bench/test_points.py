@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bench.points import CASES, FULL, LEVELS, MOST_CALLS, QUICK, Case, calls_for, patience_seconds
+from bench.points import CASES, FULL, LEVELS, MOST_CALLS, QUICK, Case, Length, calls_for, patience_seconds
 
 ZERO, SECOND = (next(case for case in CASES if case.name == name) for name in ("zero", "second"))
 
@@ -28,7 +30,9 @@ def test_without_latency_calls_are_as_many_as_a_turn_can_pay_for(in_flight: int,
     ("in_flight", "cost_us", "expected"),
     [(1, 40, 4), (1_000, 40, 4_000), (5_000, 40, 100_000), (5_000, 4_000, 6_250), (1_000, 10_000, 2_500)],
 )
-def test_with_latency_calls_are_waves_and_most_in_flight_have_more(in_flight: int, cost_us: float, expected: int) -> None:
+def test_with_latency_calls_are_waves_and_most_in_flight_have_more(
+    in_flight: int, cost_us: float, expected: int
+) -> None:
     assert calls_for(SECOND, in_flight, cost_us, FULL) == expected
 
 
@@ -38,13 +42,16 @@ def test_whoever_would_take_too_long_is_left_out_with_the_reason(case: Case) -> 
     assert told == "5,000 calls of about 8.0 ms of CPU would take 40 s a turn"
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("length", [FULL, QUICK], ids=["full", "quick"])
-@pytest.mark.parametrize("in_flight", LEVELS)
-@pytest.mark.parametrize("cost_us", [10, 300, 5_000, 100_000])
-def test_calls_are_never_fewer_than_in_flight_nor_longer_than_allowed(case, length, in_flight, cost_us) -> None:
+@given(
+    st.sampled_from(CASES), st.sampled_from([FULL, QUICK]), st.sampled_from(LEVELS), st.floats(1, 1e6, allow_nan=False)
+)
+def test_calls_are_never_fewer_than_in_flight_nor_longer_than_allowed(
+    case: Case, length: Length, in_flight: int, cost_us: float
+) -> None:
     calls = calls_for(case, in_flight, cost_us, length)
-    if not isinstance(calls, str):
-        assert calls >= in_flight
-        assert calls * cost_us / 1e6 <= length.longest_seconds
-        assert patience_seconds(case, in_flight, calls, length) > calls * cost_us / 1e6 + case.latency_s * calls / in_flight
+    if isinstance(calls, str):
+        return
+    seconds = calls * cost_us / 1e6
+    assert calls >= in_flight
+    assert seconds <= length.longest_seconds
+    assert patience_seconds(case, in_flight, calls, length) > seconds + case.latency_s * calls / in_flight

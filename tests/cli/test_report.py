@@ -23,7 +23,9 @@ from penstock.records import Calls, Entry, Response, Result, Usage
 from penstock.report import Report, charts, read_report, to_html
 from penstock.report.reading import EXAMPLES, MOST_FAILURES, SLOWEST
 from penstock.rules.entries import to_entry
+from tests.examples.pages import blocks
 from tests.kit.command import Command, json_lines, started
+from tests.kit.environment import ROOT
 from tests.kit.simulated import Simulated, simulated
 
 NOW = 1_795_000_000.0
@@ -319,3 +321,13 @@ async def test_the_ledger_is_not_touched() -> None:
     assert (path.read_bytes(), [each.name for each in path.parent.glob("out.jsonl.ledger-*")]) == (before, [])
     with closing(LedgerReader(path)) as reader:
         assert len(list(reader.entries())) == 1
+
+
+async def test_what_the_document_shows_runs(penstock: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command and the program of docs/report.md, over a run of that name."""
+    await ledger_with([at(NOW, answered(0)), at(NOW + 1, failed(1))], output="summaries.jsonl")
+    command, program = blocks(ROOT / "docs" / "report.md")
+    assert penstock(*command.body.split()[1:]).status == 0
+    assert Path("report.html").exists()
+    exec(compile(program.body, "report.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("1 1 8 ")

@@ -64,6 +64,15 @@ async def test_a_throttle_that_names_no_wait_is_told_in_the_providers_words(
     assert len(upstream.asked.all) == 1
 
 
+async def test_nobody_waits_to_be_told_of_a_wait_that_is_known_to_be_too_long(tmp_path: Path) -> None:
+    """The next request of an hour is an hour away, and requests may wait a minute: told at once, not after that minute."""
+    models = {"openai/gpt-5-mini": {"rpm": 1 / 60}}
+    async with gateway(echoes, tmp_path, models=models, max_wait=60) as (server, _):
+        assert (await server.ask(body=HI)).status == 200
+        told = await server.ask(body=HI)
+    assert (told.status, told.header("retry-after")) == (429, "120")
+
+
 async def in_line(server: Served, count: int) -> None:
     await until(lambda: server.server.serving.models.statistics()["gpt-5-mini"]["ready"] == count)
 

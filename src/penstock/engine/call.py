@@ -11,7 +11,7 @@ import asyncio
 import msgspec
 
 from penstock.engine.attempt import Account, attempt
-from penstock.engine.gate import Ask, Queue, Scope, Ticket
+from penstock.engine.gate import FOR_EVER, Ask, Queue, Scope, Ticket
 from penstock.errors import RequestError, RunStopped, request_error
 from penstock.options import Patience
 from penstock.ports import Marks, Observer
@@ -162,6 +162,9 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             raise last
         if not again and len(queue.ready) >= patience.longest_line:
             raise no_turn(queue, now, f"{len(queue.ready):,} requests stand in line")
+        if queue.binding and left < queue.until - now < FOR_EVER:
+            # Whoever is first in line waits longer already; nobody need wait to be told so.
+            raise no_turn(queue, now, f"no turn within {patience.longest_wait:g} s")
         try:
             async with asyncio.timeout(left):
                 return await gate.wait(queue, passage.ask, self.scope, at=verdict.at, first=again)

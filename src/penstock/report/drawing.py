@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any
@@ -12,6 +13,9 @@ from penstock.report.course import Stretch, upper_bound
 from penstock.report.reading import MOST_SENDS, Report
 
 HEIGHT_PX = 320
+SIZES_A_BAR = 4
+"""A bar of the latencies is a quarter of a doubling wide."""
+
 GOOD, BAD, SECOND, THIRD = "#2a7f62", "#c0392b", "#3b6ea5", "#b8860b"
 SHARES = ((0.5, "median", GOOD), (0.95, "95 %", THIRD), (0.99, "99 %", BAD))
 MINUTE = 60.0
@@ -89,12 +93,15 @@ def _latency_over_time(report: Report) -> go.Figure:
 
 
 def _latency(report: Report) -> go.Figure:
-    numbers = sorted(report.latencies.counts)
+    rows = Counter[int]()
+    for number, count in report.latencies.counts.items():
+        rows[-(-number // SIZES_A_BAR) * SIZES_A_BAR] += count
+    ends = sorted(rows)
     bars = go.Bar(
-        x=[upper_bound(number) for number in numbers],
-        y=[report.latencies.counts[number] for number in numbers],
-        width=[upper_bound(number) - upper_bound(number - 1) for number in numbers],
-        offset=[upper_bound(number - 1) - upper_bound(number) for number in numbers],
+        x=[upper_bound(end) for end in ends],
+        y=[rows[end] for end in ends],
+        width=[upper_bound(end) - upper_bound(end - SIZES_A_BAR) for end in ends],
+        offset=[upper_bound(end - SIZES_A_BAR) - upper_bound(end) for end in ends],
         marker={"color": SECOND},
         name="rows",
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 from base64 import b64encode
 from datetime import UTC, datetime
 from hashlib import sha256
-from html import escape
 
 import msgspec
 from plotly.offline import get_plotlyjs
@@ -21,8 +20,9 @@ SHARES = (0.5, 0.9, 0.95, 0.99)
 LONGEST_TEXT = 300
 
 _DRAW = """
+const REMOVED = ["sendDataToCloud", "sendChartToCloud", "select2d", "lasso2d", "autoScale2d"];
 for (const [place, figure] of Object.entries(JSON.parse(document.getElementById("figures").textContent)))
-  Plotly.newPlot(place, figure.data, figure.layout, {responsive: true, displaylogo: false});
+  Plotly.newPlot(place, figure.data, figure.layout, {responsive: true, displaylogo: false, modeBarButtonsToRemove: REMOVED});
 """
 
 _STYLE = """
@@ -90,7 +90,7 @@ def _json(text: str | None) -> str:
 def _text(value: object) -> str:
     """A text as it is shown, its end left out where it is long."""
     shown = str(value)
-    return escape(shown if len(shown) <= LONGEST_TEXT else f"{shown[:LONGEST_TEXT]}...")
+    return shown if len(shown) <= LONGEST_TEXT else f"{shown[:LONGEST_TEXT]}..."
 
 
 def _date(seconds: float) -> str:
@@ -100,17 +100,17 @@ def _date(seconds: float) -> str:
 def _state(report: Report) -> str:
     what = f"{report.provider}/{report.model}, {report.done:,} rows over"
     if report.left is None:
-        return f"{what}; how many there are is not known yet"
+        return f"{what}; how many there are is not known"
     return what if report.left == 0 else f"{what}, {report.left:,} left"
 
 
 def _account(report: Report) -> list[tuple[object, ...]]:
     totals = report.totals
     lines: list[tuple[object, ...]] = [
-        ("rows", "not known yet" if report.rows is None else report.rows),
+        ("rows", "not known" if report.rows is None else report.rows),
         ("ok", totals.ok),
         ("failed", totals.failed),
-        ("left", "not known yet" if report.left is None else report.left),
+        ("left", "not known" if report.left is None else report.left),
         ("sends that may be billed and left no answer", report.ambiguous),
         ("sends under way, or cut by a crash", report.under_way),
         ("input tokens", totals.input_tokens),

@@ -33,6 +33,8 @@ from penstock.server.security import Rules, keys_in
 from penstock.server.serving import Serving
 from penstock.server.settings import MIB, Settings
 
+NOT_FOUND = 404
+
 
 class Server:
     """A server that is checked and not yet open. `door` is the ASGI application; `serving` what its handlers share.
@@ -126,9 +128,13 @@ async def _invalid(_: Request, error: Exception) -> FrameworkResponse:
     return sent(error_reply(400, f"{place}: {first['msg']}" if place else str(first["msg"]), param=place or None))
 
 
-async def _framework_error(_: Request, error: Exception) -> FrameworkResponse:
+async def _framework_error(request: Request, error: Exception) -> FrameworkResponse:
     assert isinstance(error, HTTPException)
-    response = sent(error_reply(error.status_code, str(error.detail)))
+    message, code = str(error.detail), None
+    if error.status_code == NOT_FOUND:
+        message = f"there is no {request.method} {request.url.path[:200]} here; /openapi.json tells what there is"
+        code = "unknown_url"
+    response = sent(error_reply(error.status_code, message, code=code))
     response.headers.update(error.headers or {})
     return response
 
