@@ -92,7 +92,7 @@ class Length(NamedTuple):
     budget_seconds: float
 
 
-FULL = Length(rounds=5, turn_seconds=2.5, longest_seconds=25, waves=4, budget_seconds=100 * 60)
+FULL = Length(rounds=5, turn_seconds=1.5, longest_seconds=16, waves=4, budget_seconds=3 * 60 * 60)
 QUICK = Length(rounds=3, turn_seconds=0.4, longest_seconds=5, waves=2, budget_seconds=95)
 LEAST_CALLS, MOST_CALLS = 20, 20_000
 

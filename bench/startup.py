@@ -3,7 +3,8 @@
     python bench/startup.py [--rounds 25]
 
 Each pair is started in turn, ours after the other, in the same interpreter and environment; the figures are medians of user and
-system time, the ratios are taken pair by pair. Bytecode is compiled and files are in memory, because each is started once before.
+system time, the ratios are taken pair by pair. Bytecode is compiled and files are in memory, because each is started once before;
+no variable of Python's reaches them, for one of them would forbid to keep bytecode.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from bench.figures import Target, machine, markdown, median, number, ratio
 
 ROUNDS = 25
 SCRIPT = Path(sys.executable).with_name("penstock")
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
 
 class Pair(NamedTuple):
@@ -53,7 +55,7 @@ PAIRS = (
 
 def cpu_ms(command: Sequence[str | Path]) -> float:
     """User and system time of a process that must succeed, in milliseconds."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=ENVIRONMENT) as process:
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -32,7 +32,7 @@ async def generate_text(prompt: str, client: AsyncOpenAI) -> str:
     try:
         return await generate_with_retry(prompt, client)
     except RetryError:
-        return "Failed to generate text after multiple attempts."
+        return "No text after three attempts."
 
 
 async def main() -> None:
@@ -40,7 +40,7 @@ async def main() -> None:
         began = time.perf_counter()
         answers = await asyncio.gather(*(generate_text(prompt, client) for prompt in PROMPTS))
         print(f"{len(answers)} of {len(PROMPTS)} answered in {time.perf_counter() - began:.1f} s")
-        print(f"answers that are none: {sum(answer.startswith('Failed') for answer in answers)}")
+        print(f"answers that are none: {sum(answer.startswith('No text') for answer in answers)}")
 
 
 asyncio.run(main())

@@ -198,6 +198,8 @@ class Result(msgspec.Struct, frozen=True):
 
     `first_token_s` is the time from the send to the first piece of a streamed answer, None for one out of the ledger.
 
+    `ended` is when the row was over, in Unix seconds, of a result out of a ledger (None where an older version recorded it).
+
     A row of a workflow has `calls` and, unless it failed, the `value` that its function gave back; `attempts`, `ambiguous`
     and `cost` are sums over its calls then.
     """
@@ -216,6 +218,7 @@ class Result(msgspec.Struct, frozen=True):
     value: Any = None
     calls: Calls | None = None
     first_token_s: float | None = None
+    ended: float | None = None
 
     @property
     def ok(self) -> bool:

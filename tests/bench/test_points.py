@@ -15,10 +15,10 @@ ZERO, SECOND = (next(case for case in CASES if case.name == name) for name in ("
     ("in_flight", "cost_us", "expected"),
     [
         (64, 25, MOST_CALLS),  # cheap: no more than enough
-        (64, 1_000, 2_500),  # as many as a turn has seconds for
-        (64, 50_000, 256),  # dear: four times what is in flight, not two and a half seconds
+        (64, 1_000, 1_500),  # as many as a turn has seconds for
+        (64, 50_000, 256),  # dear: four times what is in flight, not one and a half seconds
         (1, 500_000, 20),  # never so few that one call decides
-        (1_000, 20_000, 1_250),  # dearer: as many as the longest turn has seconds for
+        (1_000, 12_000, 1_333),  # dearer: as many as the longest turn has seconds for
         (5_000, 25, MOST_CALLS),
     ],
 )
@@ -28,7 +28,7 @@ def test_without_latency_calls_are_as_many_as_a_turn_can_pay_for(in_flight: int,
 
 @pytest.mark.parametrize(
     ("in_flight", "cost_us", "expected"),
-    [(1, 40, 4), (1_000, 40, 4_000), (5_000, 40, 100_000), (5_000, 4_000, 6_250), (1_000, 10_000, 2_500)],
+    [(1, 40, 4), (1_000, 40, 4_000), (5_000, 40, 100_000), (5_000, 2_000, 8_000), (1_000, 10_000, 1_600)],
 )
 def test_with_latency_calls_are_waves_and_most_in_flight_have_more(
     in_flight: int, cost_us: float, expected: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import closing
@@ -22,7 +23,7 @@ from penstock.errors import Kind, UsageError, request_error
 from penstock.records import Calls, Entry, Response, Result, Usage
 from penstock.report import Report, charts, read_report, to_html
 from penstock.report.reading import EXAMPLES, MOST_FAILURES, SLOWEST
-from penstock.rules.entries import to_entry
+from penstock.rules.entries import meta_of, to_entry
 from tests.examples.pages import blocks
 from tests.kit.command import Command, json_lines, started
 from tests.kit.environment import ROOT
@@ -331,3 +332,15 @@ async def test_what_the_document_shows_runs(penstock: Command, capsys: pytest.Ca
     assert Path("report.html").exists()
     exec(compile(program.body, "report.md", "exec"), {})
     assert capsys.readouterr().out.startswith("1 1 8 ")
+
+
+def test_every_row_of_a_run_has_its_time(penstock: Command, sim: Simulated) -> None:
+    """What is recorded is dated when it was over, so that the page can show the run over time."""
+    began = time.time()
+    assert penstock(*run_of(sim.base_url, *({"prompt": text} for text in ("one", "two", "three")))).status == 0
+    ledger = Path("out.jsonl.ledger")
+    report = read_report(ledger)
+    assert (report.undated, report.totals.ok) == (0, 3)
+    with closing(LedgerReader(ledger)) as reader:
+        ended = [meta_of(entry).ended for entry in reader.entries() if entry is not None]
+    assert all(when is not None and began <= when <= time.time() for when in ended)

@@ -17,12 +17,19 @@ Row = tuple[Result, Entry]
 
 
 class Recorder:
-    """The one task that commits to a `ledger`. `recorded` gets the rows of each commit, `failed` why there can be no more."""
+    """The one task that commits to a `ledger`. `recorded` gets the rows of each commit, `failed` why there can be no more.
+
+    `wall` dates what is over, in Unix seconds.
+    """
 
     def __init__(
-        self, ledger: Ledger, recorded: Callable[[list[Row]], None], failed: Callable[[BaseException], None]
+        self,
+        ledger: Ledger,
+        wall: Callable[[], float],
+        recorded: Callable[[list[Row]], None],
+        failed: Callable[[BaseException], None],
     ) -> None:
-        self.ledger = ledger
+        self.ledger, self._wall = ledger, wall
         self._recorded, self._failed = recorded, failed
         self._rows: list[Row] = []
         self._calls: list[Call] = []
@@ -38,7 +45,7 @@ class Recorder:
 
     def finish(self, result: Result, digest: bytes) -> None:
         """A row is over; `digest` is the identity of what it asked."""
-        self._rows.append((result, to_entry(result, digest)))
+        self._rows.append((result, to_entry(result, digest, self._wall())))
         self._news.set()
 
     def call(self, call: Call) -> None:

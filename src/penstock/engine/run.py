@@ -156,7 +156,7 @@ class Run:
     async def results(self) -> AsyncGenerator[Result, None]:
         """Results as they become certain. Leaving early cancels what is under way and waits until it is gone."""
         if self._plan.ledger is not None:
-            self._recorder = Recorder(self._plan.ledger, self._recorded, self._fail)
+            self._recorder = Recorder(self._plan.ledger, self._caller.account.clock.wall, self._recorded, self._fail)
         self._caller.scope.when_away = self._call_in
         self._add_worker()
         try:

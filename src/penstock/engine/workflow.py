@@ -290,7 +290,8 @@ class Llm:
             request, occurrence = key
             before = self._recorded.get(key)
             number = before.number if before is not None else 0
-            self._recorder.call(Call(to_entry(result, request), occurrence, number))
+            entry = to_entry(result, request, self._caller.account.clock.wall())
+            self._recorder.call(Call(entry, occurrence, number))
 
     async def aclose(self) -> None:
         """The row is over: whoever still calls in its name is cancelled and gone."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from base64 import b64encode
 from datetime import UTC, datetime
 from hashlib import sha256
+from html import escape
 
 import msgspec
 from plotly.offline import get_plotlyjs
@@ -90,7 +91,7 @@ def _json(text: str | None) -> str:
 def _text(value: object) -> str:
     """A text as it is shown, its end left out where it is long."""
     shown = str(value)
-    return shown if len(shown) <= LONGEST_TEXT else f"{shown[:LONGEST_TEXT]}..."
+    return escape(shown if len(shown) <= LONGEST_TEXT else f"{shown[:LONGEST_TEXT]}...")
 
 
 def _date(seconds: float) -> str:

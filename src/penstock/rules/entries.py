@@ -46,6 +46,8 @@ class Meta(msgspec.Struct, frozen=True, omit_defaults=True):
     columns: dict[str, Any] = {}
     batch: bool = False
     taken: Taken | None = None
+    ended: float | None = None
+    """When the row was over, in Unix seconds; older ledgers do not say."""
 
 
 class Sums(msgspec.Struct, frozen=True):
@@ -86,11 +88,11 @@ def state_of(result: Result) -> int:
     return REFUSED if TREATMENT[result.error.kind] == "fail" and result.error.kind not in _FOR_NOW else FAILED
 
 
-def to_entry(result: Result, request: bytes) -> Entry:
-    """What the ledger keeps of a result; `request` is its identity."""
-    response = result.response
+def to_entry(result: Result, request: bytes, now: float | None = None) -> Entry:
+    """What the ledger keeps of a result; `request` is its identity, `now` (Unix seconds) its end where it tells no earlier one."""
+    response, ended = result.response, now if result.ended is None else result.ended
     if result.calls is not None:
-        return _of_workflow(result, result.calls, request)
+        return _of_workflow(result, result.calls, request, ended)
     meta = Meta(
         id=result.id,
         attempts=result.attempts,
@@ -101,12 +103,13 @@ def to_entry(result: Result, request: bytes) -> Entry:
         request_id=response.request_id if response is not None else None,
         columns=result.columns,
         batch=result.batch,
+        ended=ended,
     )
     body = response.raw if response is not None else _encode(_stored(result.error))
     return Entry(result.index, request, state_of(result), _encode(meta), body)
 
 
-def _of_workflow(result: Result, calls: Calls, request: bytes) -> Entry:
+def _of_workflow(result: Result, calls: Calls, request: bytes, ended: float | None) -> Entry:
     meta = Meta(
         id=result.id,
         attempts=0,
@@ -114,6 +117,7 @@ def _of_workflow(result: Result, calls: Calls, request: bytes) -> Entry:
         cost=0.0,
         columns=result.columns,
         taken=Taken(calls, result.attempts, result.ambiguous, result.cost),
+        ended=ended,
     )
     body = _encode(result.value) if result.error is None else _encode(_stored(result.error))
     return Entry(result.index, request, state_of(result), _encode(meta), body)
@@ -170,6 +174,7 @@ def to_result(entry: Entry, revive: Callable[[bytes], Response]) -> Result:
         columns=meta.columns,
         batch=meta.batch,
         reused=True,
+        ended=meta.ended,
     )
 
 
@@ -187,6 +192,7 @@ def _workflow_result(entry: Entry, meta: Meta, taken: Taken) -> Result:
         columns=meta.columns,
         reused=True,
         calls=taken.calls,
+        ended=meta.ended,
     )
 
 
