@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 Curve: TypeAlias = Sequence[tuple[float, float]]
@@ -37,11 +38,15 @@ def powers_around(values: Sequence[float]) -> tuple[float, float]:
     return 10.0**low, 10.0 ** max(high, low + 1)
 
 
-def apart(places: Sequence[float], least: float) -> list[float]:
-    """The same places, each moved down as far as it must be to stand `least` below the one above it; in the given order."""
-    moved, floor = [0.0] * len(places), -math.inf
-    for index in sorted(range(len(places)), key=places.__getitem__):
-        moved[index] = floor = max(places[index], floor + least)
+def apart(places: Sequence[float], least: float, most: float) -> list[float]:
+    """The same places in the given order, moved so that none is nearer than `least` to the next, and none beyond `most`."""
+    order, moved = sorted(range(len(places)), key=places.__getitem__), list(places)
+    for above, below in pairwise(order):
+        moved[below] = max(moved[below], moved[above] + least)
+    ceiling = most
+    for index in reversed(order):
+        moved[index] = min(moved[index], ceiling)
+        ceiling = moved[index] - least
     return moved
 
 
@@ -79,7 +84,8 @@ def _grid(x_axis: Axis, y_axis: Axis, xs: Sequence[float]) -> Iterator[str]:
 
 def _curves(x_axis: Axis, y_axis: Axis, curves: Mapping[str, Curve]) -> Iterator[str]:
     ends = [y_axis.at(curve[-1][1]) for curve in curves.values()]
-    for number, ((name, curve), label_at) in enumerate(zip(curves.items(), apart(ends, LABEL_HEIGHT), strict=True)):
+    labels = apart(ends, LABEL_HEIGHT, HEIGHT - LABEL_HEIGHT)
+    for number, ((name, curve), label_at) in enumerate(zip(curves.items(), labels, strict=True)):
         colour = COLOURS[number % len(COLOURS)]
         places = [(x_axis.at(x), y_axis.at(y)) for x, y in curve]
         joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)

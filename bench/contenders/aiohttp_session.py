@@ -9,21 +9,10 @@ from contextlib import asynccontextmanager
 import aiohttp
 import msgspec
 import uvloop
+from completion import Completion, Message
 from contest import KEY, TIMEOUT_SECONDS, AnswerAll, Work, by_workers, perform, request
 
 DATA, DONE = b"data: ", b"data: [DONE]"
-
-
-class Message(msgspec.Struct):
-    content: str | None = None
-
-
-class Choice(msgspec.Struct):
-    message: Message
-
-
-class Completion(msgspec.Struct):
-    choices: list[Choice]
 
 
 class PieceChoice(msgspec.Struct):

@@ -15,24 +15,13 @@ from urllib.parse import urlsplit
 import httptools
 import msgspec
 import uvloop
+from completion import Completion
 from contest import KEY, AnswerAll, Work, perform, request
 
 HEAD = (
     b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %b\r\n"
     b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
 )
-
-
-class Message(msgspec.Struct):
-    content: str | None = None
-
-
-class Choice(msgspec.Struct):
-    message: Message
-
-
-class Completion(msgspec.Struct):
-    choices: list[Choice]
 
 
 encode, decode = msgspec.json.Encoder().encode, msgspec.json.Decoder(Completion).decode

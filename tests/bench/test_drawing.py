@@ -46,9 +46,13 @@ def test_an_axis_reaches_from_power_to_power(values: list[float], expected: tupl
     assert powers_around(values) == pytest.approx(expected)
 
 
-@given(st.lists(st.floats(0, 400), max_size=12))
-def test_labels_never_stand_on_each_other_and_keep_their_order(places: list[float]) -> None:
-    moved = apart(places, LABEL_HEIGHT)
-    inorder = sorted(moved)
-    assert all(below - above >= LABEL_HEIGHT - 1e-6 for above, below in pairwise(inorder))
-    assert all(after >= before for before, after in zip(places, moved, strict=True))
+@given(st.lists(st.floats(0, HEIGHT), max_size=12))
+def test_labels_never_stand_on_each_other_nor_below_the_picture(places: list[float]) -> None:
+    moved = apart(places, LABEL_HEIGHT, HEIGHT)
+    in_order = sorted(range(len(places)), key=places.__getitem__)
+    assert all(moved[below] - moved[above] >= LABEL_HEIGHT - 1e-6 for above, below in pairwise(in_order))
+    assert all(place <= HEIGHT for place in moved)
+
+
+def test_a_label_that_has_room_stays() -> None:
+    assert apart([300, 100, 200], LABEL_HEIGHT, HEIGHT) == [300, 100, 200]

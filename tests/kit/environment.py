@@ -48,7 +48,8 @@ def environment(name: str, purpose: str = "conformance") -> Path:
 def _make(home: Path, lock: Path) -> None:
     python = home / "bin" / "python"
     _uv("venv", "--quiet", "--clear", "--python", sys.executable, home)
-    _uv("pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", lock)
+    # The system's certificates, as in the Makefile: for a machine behind a proxy that has its own.
+    _uv("pip", "install", "--quiet", "--system-certs", "--python", python, "--require-hashes", "-r", lock)
 
 
 def _uv(*arguments: str | Path) -> None:
