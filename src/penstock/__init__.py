@@ -5,10 +5,12 @@ Names are loaded at their first use, so that importing the package costs nothing
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False
+"""A type checker takes this name for true; importing `typing` for it would double what `import penstock` takes."""
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from penstock.client import Client as Client
     from penstock.engine.workflow import Llm as Llm
     from penstock.errors import BadAnswer as BadAnswer
@@ -77,6 +79,8 @@ __all__ = [  # noqa: PLE0604  the table above is the list
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'penstock' has no attribute {name!r}")
+    from importlib import import_module
+
     return getattr(import_module(_HOME_OF[name]), name)
 
 
