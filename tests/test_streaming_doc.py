@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "docs" / "streaming.md").read_text(), re.DOTALL)
+BLOCKS = re.findall(
+    r"```python\n(.*?)```", (Path(__file__).parents[1] / "docs" / "streaming.md").read_text(), re.DOTALL
+)
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
