@@ -109,7 +109,7 @@ def _check_death(session: Session, before: set[int]) -> None:
     assert max(session.arrived.values()) == 1, "one sitting sent a row twice, though nothing failed"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(300 + 3 * KILLS)
 def test_kills_lose_no_answer_and_pay_for_none_twice_unseen(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
