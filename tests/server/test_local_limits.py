@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +154,39 @@ async def test_a_throttle_of_the_provider_holds_the_others_back_too(tmp_path: Pa
     assert [each.status for each in told] == [429] * 3
     assert all(int(each.header("retry-after") or 0) > 60 for each in told)
     assert len(upstream.asked.all) == 1
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+async def test_the_account_tells_the_wait_for_a_turn_and_counts_the_first_token_from_the_request(
+    tmp_path: Path, streamed: bool
+) -> None:
+    """One slot: the second request waits until the first one's client has gone."""
+    models = {"openai/gpt-5-mini": {"max_concurrency": 1}}
+    held = asyncio.Event()
+
+    async def respond(asked: Asked, peer: Peer) -> None:
+        if not held.is_set():
+            held.set()
+            await holds()(asked, peer)
+        await echoes(asked, peer)
+
+    async with gateway(respond, tmp_path, models=models) as (server, upstream), wire(server.port) as first:
+        await first.send(server.request("POST", CHAT, HI))
+        await upstream.asked.at_least(1)
+        asking = asyncio.create_task(server.ask(body=STREAMED if streamed else HI))
+        await in_line(server, 1)
+        waits_at_least_from = time.monotonic()
+        await asyncio.sleep(0)
+        waited = time.monotonic() - waits_at_least_from
+        first.leave()
+        assert (await asking).status == 200
+        left, answered = await server.over.at_least(2)
+    assert (left.status, answered.status) == (499, 200)
+    assert left.queue_s is not None
+    assert answered.queue_s is not None
+    assert waited < answered.queue_s <= answered.duration_s
+    if streamed:
+        assert answered.first_token_s is not None
+        assert answered.queue_s < answered.first_token_s <= answered.duration_s
+    else:
+        assert answered.first_token_s is None

@@ -34,7 +34,7 @@ class Outcome(msgspec.Struct):
     """What became of one request: a response or an error, and what it took (see `records.Result`).
 
     `throttled` counts the sends that the provider put off, which are no attempts. `first_token_s` is the time from the send
-    to the first piece of the answer, known of streams only.
+    to the first piece of the answer, known of streams only. `queued_s` is the time until the send that was not put off.
     """
 
     response: Response | None = None
@@ -44,8 +44,14 @@ class Outcome(msgspec.Struct):
     ambiguous: int = 0
     latency_s: float = 0.0
     first_token_s: float | None = None
+    queued_s: float = 0.0
     headers: list[tuple[bytes, bytes]] = []
     """Of the last answer, as received."""
+
+    @property
+    def sends(self) -> int:
+        """How often the provider was asked, throttles included."""
+        return self.attempts + self.throttled
 
 
 class Passage(msgspec.Struct):
@@ -214,7 +220,9 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         outcome = passage.outcome
         if outcome.attempts == 0:
             # Waiting in line is none of the provider's latency, nor is a send that it would not take.
-            passage.began = self.account.clock.now()
+            now = self.account.clock.now()
+            outcome.queued_s += now - passage.began
+            passage.began = now
         outcome.attempts += 1
         if self.marks is not None:
             self.marks.sending(passage.index)

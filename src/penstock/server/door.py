@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from time import monotonic
 from typing import TypeAlias
 
-from penstock.server.exchange import CALLER_LEFT, Exchange
-from penstock.server.gateway import ROUTE, STOPPING, Gateway
+from penstock.server.attending import STOPPING
+from penstock.server.gateway import ROUTE, Gateway
 from penstock.server.logs import REQUEST_ID
 from penstock.server.replies import Turned, closing, error_reply
 from penstock.server.security import BODY_METHODS, OPEN_PATHS, UPLOAD_PATH, named_headers, new_request_id
@@ -24,9 +23,6 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 FAILED = error_reply(
     500, "the server failed at this request; its log says why, under the request's id", code="internal"
 )
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""Any other is a text of the caller's, which must not become a label."""
-
 _log = logging.getLogger("penstock.server")
 
 
@@ -93,17 +89,8 @@ class Door:
 
     def _account(self, visit: Visit) -> None:
         """Tell of a request that came to no model."""
-        self._serving.over(
-            Exchange(
-                request_id=visit.request_id,
-                route=ROUTE if visit.asked and visit.scope["path"] == ROUTE else _template(visit.scope),
-                method=visit.scope["method"] if visit.scope["method"] in METHODS else "other",
-                status=visit.status or CALLER_LEFT,
-                began_at=visit.began_at,
-                duration_s=monotonic() - visit.began,
-                key_name=visit.guest.key_name,
-            )
-        )
+        visit.route = visit.route or _template(visit.scope)
+        self._serving.over(visit)
 
     async def _through_framework(self, visit: Visit) -> None:
         async def send(message: Message) -> None:

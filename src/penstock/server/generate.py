@@ -16,11 +16,12 @@ from penstock.errors import RunStopped
 from penstock.records import Request as Asked
 from penstock.records import Response, Result
 from penstock.server.chat import DONE
-from penstock.server.gateway import EVENT_STREAM, passed_on, sends_of
+from penstock.server.gateway import EVENT_STREAM, passed_on
 from penstock.server.models import Model
 from penstock.server.replies import Headers, Reply, reply_to
 from penstock.server.serving import Serving
-from penstock.server.work import Documented, Job, Working, error_schema, provider_errors
+from penstock.server.visit import Visit
+from penstock.server.work import Documented, Working, error_schema, provider_errors
 
 LINES: Headers = [(b"content-type", b"application/x-ndjson"), (b"x-accel-buffering", b"no")]
 MOST_PROMPTS = 10_000
@@ -73,7 +74,7 @@ def routes(serving: Serving) -> APIRouter:
     async def generate(asked: Ask) -> Working:
         """One prompt, one answer."""
         model = _model(serving, asked.model)
-        return Working(serving, "/generate", model, lambda job: _whole(job, _request(asked)))
+        return Working(serving, "/generate", model, lambda visit: _whole(serving, visit, _request(asked)))
 
     stream_content: Documented = {200: {"description": "Server-sent events", "content": {"text/event-stream": {}}}}
 
@@ -81,7 +82,7 @@ def routes(serving: Serving) -> APIRouter:
     async def generate_stream(asked: Ask) -> Working:
         """The same as it comes: events with `text`, one with `finish_reason` and `usage`, then `[DONE]`."""
         model = _model(serving, asked.model)
-        return Working(serving, "/generate/stream", model, lambda job: _as_it_comes(job, _request(asked)))
+        return Working(serving, "/generate/stream", model, lambda visit: _as_it_comes(serving, visit, _request(asked)))
 
     lines_content: Documented = {200: {"description": "JSON lines", "content": {"application/x-ndjson": {}}}}
 
@@ -89,7 +90,7 @@ def routes(serving: Serving) -> APIRouter:
     async def generate_batch(asked: Annotated[AskMany, Body()]) -> Working:
         """Many prompts: a JSON line for each as it is ready, `index` telling which."""
         model = _model(serving, asked.model)
-        return Working(serving, "/generate/batch", model, lambda job: _many(job, asked))
+        return Working(serving, "/generate/batch", model, lambda visit: _many(serving, visit, asked))
 
     return router
 
@@ -107,26 +108,24 @@ def _request(asked: Ask) -> Asked:
     return Asked(messages, params=asked.model_extra or {})
 
 
-async def _whole(job: Job, asked: Asked) -> None:
-    assert job.model is not None
-    caller = job.serving.caller(job.visit, job.model)
+async def _whole(serving: Serving, visit: Visit, asked: Asked) -> None:
+    assert visit.model is not None
+    caller, outcome = serving.caller(visit, visit.model), visit.outcome
     account = caller.account
-    job.visit.asked = body = account.provider.encode(asked, account.model)
-    outcome = await caller.call(asked, body, outcome=job.outcome)
+    visit.asked = account.provider.encode(asked, account.model)
+    await caller.call(asked, visit.asked, outcome=outcome)
     if outcome.response is None:
         assert outcome.error is not None
-        await job.visit.answer(reply_to(outcome.error, sends=sends_of(outcome)))
+        await visit.answer(reply_to(outcome.error, sends=outcome.sends))
     else:
-        await job.visit.answer(Reply(200, _encode(_told(outcome.response))), passed_on(caller, outcome))
+        await visit.answer(Reply(200, _encode(_told(outcome.response))), passed_on(caller, outcome))
 
 
-async def _as_it_comes(job: Job, asked: Asked) -> None:
-    assert job.model is not None
-    caller, visit, job.streamed = job.serving.caller(job.visit, job.model), job.visit, True
+async def _as_it_comes(serving: Serving, visit: Visit, asked: Asked) -> None:
+    assert visit.model is not None
+    caller, outcome, visit.streamed = serving.caller(visit, visit.model), visit.outcome, True
     visit.asked = caller.account.provider.encode(asked, caller.account.model)
-    streaming = Streaming(caller, asked, visit.asked)
-    job.outcome = outcome = streaming.outcome
-    async with aclosing(streaming.pieces()) as pieces:
+    async with aclosing(Streaming(caller, asked, visit.asked, outcome=outcome).pieces()) as pieces:
         async for chunks in pieces:
             if not visit.status:
                 await visit.begin(200, [*EVENT_STREAM, *passed_on(caller, outcome)])
@@ -142,20 +141,20 @@ async def _as_it_comes(job: Job, asked: Asked) -> None:
         await visit.end(b"data: %b\n\n" % reply_to(outcome.error).body)
     else:
         assert outcome.error is not None
-        await visit.answer(reply_to(outcome.error, sends=sends_of(outcome)))
+        await visit.answer(reply_to(outcome.error, sends=outcome.sends))
 
 
-async def _many(job: Job, asked: AskMany) -> None:
-    assert job.model is not None
-    client, visit, serving, job.streamed = job.model.client, job.visit, job.serving, True
-    asking = Asking(system=asked.system, params=asked.model_extra or {})
+async def _many(serving: Serving, visit: Visit, asked: AskMany) -> None:
+    assert visit.model is not None
+    model, visit.streamed = visit.model, True
+    client, asking = model.client, Asking(system=asked.system, params=asked.model_extra or {})
     run = await client.start(
-        raw_rows(asked.prompts), asking, serving.observer_of(job.model.name), client.scope(None, None, None)
+        raw_rows(asked.prompts), asking, serving.observer_of(model.name), client.scope(None, None, None)
     )
     try:
         async with aclosing(run.results()) as results:
             async for result in results:
-                serving.row_over(job.model, job.route, result)
+                serving.row_over(model, visit.route, result)
                 if not visit.status:
                     await visit.begin(200, LINES)
                 await visit.write(_encode(_line(result)) + b"\n")

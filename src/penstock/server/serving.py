@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from time import time
+from time import monotonic, time
 from typing import Protocol
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from penstock.engine.call import Caller
 from penstock.errors import RequestError
 from penstock.records import Result
-from penstock.server.exchange import Exchange, Trail
+from penstock.server.exchange import CALLER_LEFT, Exchange, Trail
 from penstock.server.metrics import Metrics
 from penstock.server.models import Model, Models
 from penstock.server.security import Rules
@@ -68,8 +68,10 @@ class Serving:
         for part in self.background:
             part.cancel()
 
-    def over(self, exchange: Exchange) -> None:
+    def over(self, visit: Visit) -> None:
         """A request is over: count it, and tell whoever listens (request log, post-processing, traces)."""
+        visit.accounted = True
+        exchange = exchange_of(visit, content=self.keeps_content)
         self.metrics.observe(exchange)
         for listener in self._listeners:
             listener(exchange)
@@ -94,6 +96,38 @@ class Serving:
     def observer_of(self, model: str) -> Sends:
         """Who counts the sends of a model."""
         return Sends(model, self.metrics)
+
+
+def exchange_of(visit: Visit, *, content: bool) -> Exchange:
+    """What is counted and logged of a request that is over; with `content`, what was asked and answered too."""
+    outcome, model = visit.outcome, visit.model
+    response, error = outcome.response, outcome.error
+    told = response or error
+    usage = response.usage if response is not None else None
+    return Exchange(
+        request_id=visit.request_id,
+        route=visit.route,
+        method=visit.method,
+        status=visit.status or CALLER_LEFT,
+        began_at=visit.began_at,
+        duration_s=monotonic() - visit.began,
+        model=model.name if model is not None else "",
+        provider=model.client.provider.name if model is not None else "",
+        key_name=visit.guest.key_name,
+        error_kind=error.kind if error is not None else "",
+        streamed=visit.streamed,
+        queue_s=outcome.queued_s if outcome.sends else None,
+        first_token_s=visit.first_byte_s if outcome.first_token_s is not None else None,
+        usage=usage,
+        cost=model.client.prices.cost(model.client.model, usage) if model is not None and usage is not None else None,
+        attempts=outcome.attempts,
+        finish_reason=response.finish_reason if response is not None else "",
+        upstream_request_id=told.request_id or "" if told is not None else "",
+        sends=tuple(visit.sends),
+        traceparent=visit.traceparent,
+        prompt=visit.asked if content else b"",
+        answer=response.raw if content and response is not None else b"",
+    )
 
 
 class Sends:

@@ -8,18 +8,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from time import monotonic, time
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from penstock.engine.call import Outcome
 from penstock.server.exchange import CALLER_LEFT
 from penstock.server.exchange import Send as Attempt
 from penstock.server.protocol import WHOLE
 from penstock.server.replies import Reply, Turned, closing, error_reply
 from penstock.server.security import ANYBODY, Guest, too_large
 
+if TYPE_CHECKING:
+    from penstock.server.models import Model
+
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 SLOWEST_BODY = 60.0
 """Seconds in which the body of a request must have come, whatever its size: uploads are bounded by their own."""
@@ -33,8 +39,10 @@ TOO_SLOW = error_reply(408, "the body of the request did not come in time", code
 class Visit:
     """What a handler knows of its request, and how it answers.
 
-    `status` is what was sent, 0 before; `ended` true once the answer is whole; `asked` the body that was read;
-    `accounted` true once its exchange was told.
+    `status` is what was sent, 0 before; `ended` true once the answer is whole; `accounted` true once its exchange was told.
+    For the account a handler notes the `route`, the `model`, the body that was `asked`, whether the answer is `streamed`, and
+    what became of it (`outcome`); `first_byte_s` is when the answer began, in seconds from the request. `farewell` ends an
+    answer that the server must break off.
     """
 
     __slots__ = (
@@ -43,13 +51,19 @@ class Visit:
         "began",
         "began_at",
         "ended",
+        "farewell",
+        "first_byte_s",
         "guest",
+        "model",
+        "outcome",
         "receive",
         "request_id",
+        "route",
         "scope",
         "send",
         "sends",
         "status",
+        "streamed",
         "traceparent",
     )
 
@@ -59,9 +73,19 @@ class Visit:
         self.began, self.began_at = monotonic(), time()
         self.status = 0
         self.ended = self.accounted = False
-        self.asked = b""
+        self.asked = self.farewell = b""
+        self.route = ""
+        self.model: Model | None = None
+        self.outcome, self.streamed = Outcome(), False
+        self.first_byte_s = 0.0
         self.sends: Sequence[Attempt] = ()
         self.traceparent = ""
+
+    @property
+    def method(self) -> str:
+        """The method, where it is one that there is; any other is a text of the caller's, which must not become a label."""
+        method: str = self.scope["method"]
+        return method if method in METHODS else "other"
 
     async def body(self, most_bytes: int) -> bytes:
         """The whole body. Raises `Turned` where it is too large or comes too slowly."""
@@ -106,7 +130,7 @@ class Visit:
 
     async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Send the head of an answer; the request's id goes with it."""
-        self.status = status
+        self.status, self.first_byte_s = status, monotonic() - self.began
         named = [*headers, (b"x-request-id", self.request_id.encode())]
         await self.send({"type": "http.response.start", "status": status, "headers": named})
 
