@@ -62,7 +62,7 @@ format: $(DEV_STAMP)  ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(DEV_STAMP)  ## what a call costs beside the floor and what people use instead; writes docs/benchmarks.md (over an hour)
+bench: $(DEV_STAMP)  ## what a call costs beside the floor and what people use instead; writes docs/benchmarks.md (half an hour)
 	$(BIN)/python bench/run.py --write docs/benchmarks.md
 
 bench-quick: $(DEV_STAMP)  ## the same, under two minutes, rougher, to the terminal

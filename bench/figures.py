@@ -63,7 +63,9 @@ class Target(NamedTuple):
         if math.isnan(self.value):
             return f"* not measured: {self.text}"
         reached = self.value >= self.bound if self.at_least else self.value <= self.bound
-        return f"* {'reached' if reached else 'MISSED'}: {self.text}: {number(self.value)}"
+        # As many digits as it takes to see on which side of the bound it lies.
+        told = number(self.value) if number(self.value) != number(self.bound) else f"{self.value:.4g}"
+        return f"* {'reached' if reached else 'MISSED'}: {self.text}: {told}"
 
 
 def machine() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -22,6 +23,9 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """Of `penstock simulate`."""
 
     levels: tuple[int, ...] = (MIDDLE,)
+    slow_levels: tuple[int, ...] | None = None
+    """Where slow contenders are measured, if not everywhere."""
+
     latency_s: float = 0.0
     tls: bool = False
     streams: bool = False
@@ -33,8 +37,15 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
 
 CASES = (
-    Case(name="zero", title="No latency", levels=LEVELS),
-    Case(name="second", title="Answers after 1 s", options=("--latency", "1"), levels=LEVELS, latency_s=1.0),
+    Case(name="zero", title="No latency", levels=LEVELS, slow_levels=(1, 64, 1_000)),
+    Case(
+        name="second",
+        title="Answers after 1 s",
+        options=("--latency", "1"),
+        levels=LEVELS,
+        slow_levels=(64, 1_000),
+        latency_s=1.0,
+    ),
     Case(name="tls", title="No latency, TLS", tls=True),
     Case(
         name="together",
@@ -76,43 +87,79 @@ Skipped: TypeAlias = dict[tuple[Point, str], str]
 """Why a contender has no figure at a place."""
 
 
-class Length(NamedTuple):
-    """How long it may take."""
+class Effort(NamedTuple):
+    """How much of the time a contender gets."""
 
     rounds: int
     turn_seconds: float
-    """CPU of one turn, where calls can be chosen freely."""
+    """CPU of one turn, where calls can be chosen freely; twice as much at `MIDDLE`, where most targets are taken."""
 
     longest_seconds: float
     """CPU of one turn, where so many must be in flight; what would take longer is skipped."""
 
     waves: int
-    """How many times what is in flight, where answers take time; five times as many at `MOST`."""
+    """How many times what is in flight, at least; twice as many at `MOST` where answers take time."""
 
+
+class Length(NamedTuple):
+    """How long it may take: the effort for contenders that are swift, and for those of milliseconds a call."""
+
+    swift: Effort
+    slow: Effort
     budget_seconds: float
+    asked: Mapping[tuple[Point, str], int] = {}
+    """Where a target names the calls, or needs many of them, by place and contender."""
+
+    sparing: bool = False
+    """Leave out the places that a case or a contender can be spared."""
+
+    def effort(self, slow: bool) -> Effort:
+        return self.slow if slow else self.swift
 
 
-FULL = Length(rounds=5, turn_seconds=1.5, longest_seconds=16, waves=4, budget_seconds=3 * 60 * 60)
-QUICK = Length(rounds=3, turn_seconds=0.4, longest_seconds=5, waves=2, budget_seconds=95)
+ASKED = {
+    **dict.fromkeys([(Point("apart", MIDDLE), name) for name in ("penstock", "aiohttp on uvloop")], 6 * MIDDLE),
+    **dict.fromkeys([(Point("second", MOST), name) for name in ("floor", "penstock")], 100_000),
+    # Processes are started once for each run: over few calls, that is what would be measured.
+    **dict.fromkeys([(Point("zero", MIDDLE), name) for name in ("penstock run", "penstock run, 2 processes")], 30_000),
+}
+FULL = Length(
+    swift=Effort(rounds=5, turn_seconds=0.7, longest_seconds=16, waves=2),
+    slow=Effort(rounds=3, turn_seconds=0.7, longest_seconds=12, waves=1),
+    budget_seconds=60 * 60,  # twice what it takes on a quiet machine
+    asked=ASKED,
+    sparing=True,
+)
+QUICK = Length(
+    swift=Effort(rounds=3, turn_seconds=0.4, longest_seconds=5, waves=2),
+    slow=Effort(rounds=3, turn_seconds=0.4, longest_seconds=5, waves=2),
+    budget_seconds=95,
+)
 LEAST_CALLS, MOST_CALLS = 20, 20_000
 
 
-def calls_for(case: Case, in_flight: int, cost_us: float, length: Length) -> int | str:
+def calls_for(case: Case, in_flight: int, cost_us: float, effort: Effort) -> int | str:
     """How many calls a contender makes in a turn, from what one has cost it so far; or why it makes none.
 
     Whoever is slow makes fewer, but never fewer than are in flight.
     """
-    affordable = int(length.longest_seconds * 1e6 / cost_us)
+    affordable = int(effort.longest_seconds * 1e6 / cost_us)
     if affordable < in_flight:
         seconds = in_flight * cost_us / 1e6
         return f"{in_flight:,} calls of about {cost_us / 1000:,.1f} ms of CPU would take {seconds:,.0f} s a turn"
     if case.latency_s:
-        waves = length.waves * (5 if in_flight >= MOST else 1)
+        waves = effort.waves * (2 if in_flight >= MOST else 1)
         return min(waves * in_flight, affordable)
-    wanted = max(int(length.turn_seconds * 1e6 / cost_us), LEAST_CALLS, 4 * in_flight)
+    seconds = effort.turn_seconds * (2 if in_flight == MIDDLE else 1)
+    wanted = max(int(seconds * 1e6 / cost_us), LEAST_CALLS, effort.waves * in_flight)
     return min(wanted, affordable, max(MOST_CALLS, in_flight))
 
 
-def patience_seconds(case: Case, in_flight: int, calls: int, length: Length) -> float:
+def expected_seconds(case: Case, in_flight: int, calls: int, cost_us: float) -> float:
+    """What so many calls take, start not counted: a guess for who has not been there yet. The provider works meanwhile."""
+    return max(1.5 * calls * cost_us / 1e6, case.latency_s * calls / in_flight)
+
+
+def patience_seconds(case: Case, in_flight: int, calls: int, effort: Effort) -> float:
     """After which a turn has hung: it was expected to take a third of this at the most."""
-    return 30 + 3 * (length.longest_seconds + case.latency_s * calls / in_flight)
+    return 30 + 3 * (effort.longest_seconds + case.latency_s * calls / in_flight)

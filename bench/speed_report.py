@@ -166,9 +166,19 @@ def versions(measured: Measured) -> Iterator[str]:
     yield from (f"* {name}: {', '.join(seen[name].versions)}" for name in sorted(seen, key=ORDER.index))
 
 
+def rounds_of(measured: Measured) -> str:
+    """`5 rounds`, and who had fewer."""
+    had: dict[str, int] = {}
+    for place in measured.rounds.values():
+        for name in {name for one in place for name in one}:
+            had[name] = max(had.get(name, 0), sum(name in one for one in place))
+    most = max(had.values(), default=0)
+    fewer = [f"{name} {had[name]}" for name in sorted(had, key=ORDER.index) if had[name] < most]
+    return f"{most} rounds" + (f" ({', '.join(fewer)})" if fewer else "")
+
+
 def page(measured: Measured, where: str, command: str, folder: str, further: Iterable[str] = ()) -> str:
     """The whole document; plots lie in `folder` beside it, `further` are lines for its end."""
-    most = max((len(rounds) for rounds in measured.rounds.values()), default=0)
     lines = [
         "# What a call costs",
         "",
@@ -177,17 +187,20 @@ def page(measured: Measured, where: str, command: str, folder: str, further: Ite
         f"Machine: {where}.",
         "",
         "Contenders take turns, each a process of its own in front of one `penstock simulate`, in another order each round, so",
-        f"that a noisy machine is noisy for all. Figures are medians of {most} rounds; ratios are taken round by round.",
+        f"that a noisy machine is noisy for all. Figures are medians of {rounds_of(measured)}; ratios are taken round by round.",
         "",
         "The floor is a bare protocol on httptools, uvloop and msgspec that does nothing but send and decode. CPU is that of the",
-        "client's process, its start and one call to warm up not counted; memory is its peak from the start, imports and all. The",
-        "provider has a core of its own only where nothing else runs: calls a second say as much of it as of the client.",
+        "client's process and of those that it starts, its own start and one call to warm up not counted; memory is the peak of",
+        "that process alone from its start, imports and all. Slow contenders make fewer calls in a turn (each section says how",
+        "many), and are not everywhere (it says where). Where calls are few, what is paid once for all of them counts:",
+        "connections, and for `penstock run` the start, the ledger and the files. The provider has a core of its own only where",
+        "nothing else runs: calls a second say as much of it as of the client.",
         "",
         *versions(measured),
         "",
         "## Targets",
         "",
-        f"At {MIDDLE} in flight and no latency, where nothing else is said.",
+        f"At {MIDDLE} in flight and no latency, where nothing else is said. Start-up and many streams have theirs below.",
         "",
         *map(str, targets(measured)),
         "",

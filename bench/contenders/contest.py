@@ -104,13 +104,14 @@ def given() -> Work:
 def measure(answer_all: Callable[[Iterable[str]], int], work: Work, *distributions: str) -> None:
     """Warm up, answer, and print one line of JSON: microseconds of CPU a call, calls a second, peak MB, versions.
 
-    CPU is that of the process and of all that it started and that has ended; memory is that of the process from its start.
+    CPU is that of the process and of all that it started, which must have ended; memory is that of the process from its start.
     """
     assert answer_all(["warm up"]) == 1
     cpu, start = _cpu_seconds(), time.perf_counter()
     answered = answer_all(prompts(work.calls))
     wall, cpu = time.perf_counter() - start, _cpu_seconds() - cpu
     assert answered == work.calls, f"{answered:,} of {work.calls:,} calls were answered"
+    assert not (left := _children()), f"processes {left} are still there: their CPU would not be counted"
     told = {
         "cpu_us": cpu / work.calls * 1e6,
         "rate": work.calls / wall,
@@ -135,6 +136,13 @@ async def _left(context: AbstractAsyncContextManager[AnswerAll]) -> None:
 def _cpu_seconds() -> float:
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def _children() -> list[str]:
+    """Processes that this one started and has not seen off."""
+    return [
+        child for thread in Path("/proc/self/task").iterdir() for child in (thread / "children").read_text().split()
+    ]
 
 
 def _peak_mb() -> float:

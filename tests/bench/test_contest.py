@@ -62,6 +62,38 @@ def test_the_warm_up_is_no_part_of_the_figures(capsys: pytest.CaptureFixture[str
     assert told["peak_mb"] > 1
 
 
+SPIN = "import time\nwhile time.process_time() < 0.2: pass"
+
+
+def test_the_cpu_of_processes_that_a_contender_starts_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """A fifth of a second in a process of its own, at the measured calls only, is seen as at least that."""
+
+    def answer_all(asked: Iterable[str]) -> int:
+        count = len(list(asked))
+        if count > 1:
+            subprocess.run([sys.executable, "-c", SPIN], check=True)
+        return count
+
+    measure(answer_all, Work("http://127.0.0.1:9/v1", 10, 1))
+    assert json.loads(capsys.readouterr().out)["cpu_us"] * 10 > 190_000
+
+
+def test_a_contender_that_leaves_a_process_behind_has_no_figures() -> None:
+    """Its CPU would be missing."""
+    left: list[subprocess.Popen[str]] = []
+
+    def answer_all(asked: Iterable[str]) -> int:
+        count = len(list(asked))
+        if count > 1:
+            left.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True))
+        return count
+
+    with pytest.raises(AssertionError, match="still there"):
+        measure(answer_all, Work("http://127.0.0.1:9/v1", 10, 1))
+    with left[0] as process:
+        process.kill()
+
+
 @pytest.mark.parametrize("name", ["floor", "penstock", "penstock, ledger", "penstock run"])
 def test_contenders_of_the_project_run(name: str, tmp_path: Path) -> None:
     with provided(ZERO, tmp_path) as provider:

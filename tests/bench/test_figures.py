@@ -65,9 +65,10 @@ def test_columns_of_words_stand_left_where_they_are_named() -> None:
 @pytest.mark.parametrize(
     ("target", "text"),
     [
-        (Target("x, at least 2", 2.0, 2.0), "* reached: x, at least 2: 2.00"),
+        (Target("x, at least 2", 2.0, 2.0), "* reached: x, at least 2: 2"),
+        (Target("x, at most 1.15", 1.1523, 1.15, at_least=False), "* MISSED: x, at most 1.15: 1.152"),
         (Target("x, at least 2", 1.99, 2.0), "* MISSED: x, at least 2: 1.99"),
-        (Target("x, at most 2", 2.0, 2.0, at_least=False), "* reached: x, at most 2: 2.00"),
+        (Target("x, at most 2", 2.0, 2.0, at_least=False), "* reached: x, at most 2: 2"),
         (Target("x, at most 2", 2.01, 2.0, at_least=False), "* MISSED: x, at most 2: 2.01"),
         (Target("x", math.nan, 2.0), "* not measured: x"),
     ],

@@ -103,6 +103,12 @@ def test_the_page_names_machine_versions_and_who_was_left_out_with_all_its_place
     assert TLS.title not in text
 
 
+def test_the_page_says_how_many_rounds_there_were_and_who_had_fewer() -> None:
+    one = measured({"floor": told(30), "openai": told(3_000)}, {"floor": told(30)}, {"floor": told(30)})
+    text = page(one, "a machine", "a command", "benchmarks")
+    assert "Figures are medians of 3 rounds (openai 1); ratios" in text
+
+
 def test_plots_are_drawn_of_several_levels_only() -> None:
     rounds = {Point("zero", level): [{"floor": told(30)}] for level in (1, 64)} | {
         Point("tls", 64): [{"floor": told(50)}]

@@ -57,6 +57,7 @@ def generate(text: str | None, **given: Any) -> int:
     import asyncio
 
     from penstock.client import Client
+    from penstock.edges.environment import runner
 
     _check(text, given)
     client = Client(
@@ -71,7 +72,8 @@ def generate(text: str | None, **given: Any) -> int:
     )
     if text is not None:
         return asyncio.run(_one(client, sys.stdin.read() if text == "-" else text, given))
-    return asyncio.run(_each(client, _checked(client, given), given))
+    with runner() as loop:
+        return loop.run(_each(client, _checked(client, given), given))
 
 
 def _check(text: str | None, given: dict[str, Any]) -> None:
@@ -108,7 +110,7 @@ def _checked(client: Client, given: dict[str, Any]) -> Input:
     """The rows of the file; raises `InputError` for those that can never be sent, before anything is."""
     from penstock.edges.files import StandardInput, open_input
     from penstock.errors import InputError
-    from penstock.rules.template import check_rows
+    from penstock.rules.input_check import check_rows
 
     source = open_input(given["file"])
     if not isinstance(source, StandardInput):

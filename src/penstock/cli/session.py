@@ -18,11 +18,12 @@ import click
 import msgspec
 
 from penstock import jobs
-from penstock.cli.screen import View, account, show_progress
+from penstock.cli.screen import account
 from penstock.client import Client
-from penstock.edges.environment import is_terminal
+from penstock.edges.environment import is_terminal, runner
 from penstock.engine.run import Run
 from penstock.errors import RunStopped
+from penstock.jobs.progress import shown, view_of
 from penstock.records import Result
 from penstock.rules.tally import Summary, Tally
 
@@ -86,8 +87,8 @@ def run_job(job: jobs.Job, client: Client, telling: Telling) -> int:
     prepared = jobs.prepare(job, client, _tick if telling.progress and is_terminal(sys.stderr) else lambda _: None)
     for note in filter(None, (client.note, *prepared.notes)):
         click.echo(note, err=True)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_session(prepared, client, telling))
+    with runner() as loop:
+        return loop.run(_session(prepared, client, telling))
 
 
 def _tick(rows: int) -> None:
@@ -101,16 +102,11 @@ async def _session(prepared: jobs.Prepared, client: Client, telling: Telling) ->
     stopped: RunStopped | None = None
     async with client:
         run = await jobs.start(prepared, client, tally)
-        view = View(tally, prepared.rows, lambda: int(client.statistics().get("in_flight", 0)), client.waiting_for)
         work = asyncio.create_task(jobs.carry_out(prepared, run))
         signals = Signals(run, work, telling.grace)
         signals.listen(asyncio.get_running_loop())
-        progress = asyncio.create_task(show_progress(view, wanted=telling.progress))
-        try:
+        async with shown(view_of(client, tally, prepared.rows), wanted=telling.progress):
             await asyncio.wait([work])
-        finally:
-            progress.cancel()
-            await asyncio.wait([progress])
         stopped = _ending(work, signals)
     tally.interrupted += prepared.store.under_way()
     await prepared.store.aclose()
@@ -151,12 +147,3 @@ def _write_summary(path: str | None, summary: Summary) -> None:
     except OSError as error:
         reason = f"--summary {path} cannot be written: {error.strerror}; mend that and run the same command again"
         raise RunStopped("disk", reason) from error
-
-
-def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
-    """uvloop where there is one; never by installing a policy, which asyncio is giving up."""
-    try:
-        import uvloop
-    except ImportError:  # Windows has none
-        return None
-    return uvloop.Loop

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,8 +15,6 @@ import click
 from penstock.errors import UsageError
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
-
     from penstock.simulator.behaviour import Faults, Seconds, Settings
     from penstock.simulator.server import Server
 
@@ -147,23 +144,11 @@ def simulate(port: int, host: str, models: tuple[str, ...], **chosen: Any) -> No
 
 
 def _run(settings: Settings, host: str, port: int) -> None:
-    import asyncio
-
-    from penstock.edges.environment import raise_descriptor_limit
+    from penstock.edges.environment import raise_descriptor_limit, runner
 
     raise_descriptor_limit()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings, host, port))
-
-
-def _loop_factory() -> Callable[[], AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:  # there is none on Windows
-        from asyncio import new_event_loop
-
-        return new_event_loop
-    return uvloop.new_event_loop
+    with runner() as loop:
+        loop.run(_serve(settings, host, port))
 
 
 async def _serve(settings: Settings, host: str, port: int) -> None:

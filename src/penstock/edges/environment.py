@@ -5,11 +5,16 @@ It decides how they are read; what to do with them is decided by the callers. It
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import resource
 from collections.abc import Mapping, Sequence
 from typing import IO
 
 from penstock.errors import UsageError
+
+RARE_COLLECTIONS = (20_000, 50, 1_000)
+"""Python's thresholds by generation; the usual ones are 700, 10, 10."""
 
 _OWN_DESCRIPTORS = 64  # ledger, files, pipes, the loop's own
 
@@ -48,6 +53,22 @@ def connection_cap(limit: int) -> int:
     """
     files = 1 << 20 if limit == resource.RLIM_INFINITY else limit
     return max(1, (files - _OWN_DESCRIPTORS) * 4 // 5)
+
+
+def runner() -> asyncio.Runner:
+    """What runs the loop of a process that is ours alone: on uvloop, where there is one, and hardly ever held up by the collector.
+
+    Requests leave few cycles, and these die young. A full collection finds next to nothing, and with 5,000 streams under way
+    it stopped the loop for up to 230 ms; programs of our users decide that for themselves.
+    """
+    gc.freeze()
+    gc.set_threshold(*RARE_COLLECTIONS)
+    try:
+        import uvloop
+    except ImportError:  # Windows has none
+        return asyncio.Runner()
+    # Never by installing a policy, which asyncio is giving up.
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 def is_terminal(stream: IO[str] | None) -> bool:

@@ -17,8 +17,8 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-import uvloop
 
+from penstock.edges.environment import runner as loop_runner
 from penstock.errors import UsageError
 from penstock.server.app import Server
 from penstock.server.logs import Redaction, log_config
@@ -104,7 +104,7 @@ def run(server: Server, tell: Callable[[str], None]) -> int:
     config = config_of(server, log_config(Redaction(server.secrets)))
     name = f"[{listening.host}]" if ":" in listening.host else listening.host
     runner = Runner(server, config, lambda: tell(f"listening on http://{name}:{bound.getsockname()[1]}"))
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+    with loop_runner() as loop:
         loop.run(_serve(server, runner, bound))
     return 128 + runner.signals[0] if runner.signals else 0
 

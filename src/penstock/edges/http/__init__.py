@@ -1,6 +1,6 @@
 """The pooled HTTP/1.1 client. `HttpTransport` is what the rest of Penstock sees. A request goes through the files so:
 
-    transport  ->  wire (head bytes)  ->  pool (which connection)  ->  dial (resolver, proxies, tunnel, tls)
+    transport  ->  wire (head bytes)  ->  pool (which connection)  ->  dial (turns, resolver, proxies, tunnel, tls)
                                               |
                                           connection  ->  exchange (parse, limits, time-outs)  ->  answer, or streaming
 

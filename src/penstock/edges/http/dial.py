@@ -17,6 +17,7 @@ from penstock.edges.http.proxies import Proxies, Proxy
 from penstock.edges.http.resolver import Address, Resolver
 from penstock.edges.http.tls import context_from
 from penstock.edges.http.tunnel import Tunnel
+from penstock.edges.http.turns import Turns
 from penstock.edges.http.wire import Origin
 from penstock.errors import NotSent
 
@@ -34,6 +35,7 @@ class Dialer:
         self._ssl_context = ssl_context
         self._proxies = Proxies(environ)
         self._resolver = Resolver()
+        self._turns = Turns()
 
     def plain_proxy_headers(self, origin: Origin) -> tuple[tuple[str, str], ...] | None:
         """What a request to this origin says to the proxy it is handed to, None where it goes to the origin itself."""
@@ -49,6 +51,7 @@ class Dialer:
     async def open(self, connection: Connection, seconds: float) -> None:
         """Connect `connection` to its origin within `seconds`, or raise `NotSent`."""
         where = connection.origin.authority
+        await self._turns.take()
         try:
             async with asyncio.timeout(seconds):
                 await self._open(connection, asyncio.get_running_loop().time() + seconds)

@@ -11,7 +11,8 @@ from penstock.edges.http.wire import Origin
 from penstock.errors import NotSent
 
 _MAX_ANSWER_BYTES = 64 * 1024
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |\r)")
+# Compiled at its first use: most have no proxy.
+_STATUS_LINE = rb"HTTP/1\.[01] (\d{3})(?: |\r)"
 
 
 class Tunnel(asyncio.Protocol):
@@ -36,7 +37,7 @@ class Tunnel(asyncio.Protocol):
             if len(head) > _MAX_ANSWER_BYTES:
                 self._refuse("its answer has no end")
             return
-        status = _STATUS_LINE.match(head + b"\r")
+        status = re.match(_STATUS_LINE, head + b"\r")
         if status is None:
             self._refuse("it does not speak HTTP")
         elif not status[1].startswith(b"2"):
