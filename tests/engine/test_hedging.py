@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from penstock.client import Asking
 from penstock.errors import NoAnswer
 from penstock.options import Limits, Timeouts
 from penstock.records import HttpAnswer, HttpCall, RawRow, Result
+from penstock.rules.asking import Asking
 from penstock.rules.tally import Tally
 from penstock.simulator.behaviour import Plan, Settings, Simulator, Spread
 from penstock.simulator.chance import chances

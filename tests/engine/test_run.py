@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.client import Asking, Client
+from penstock.client import Client
 from penstock.engine.run import Run
 from penstock.errors import BadAnswer, DeadlineExceeded, NoAnswer, NotSent, Refused, RunStopped, Unavailable
 from penstock.options import Limits, Timeouts
 from penstock.ports import Transport
 from penstock.records import Entry, HttpAnswer, HttpCall, RawRow, Result
+from penstock.rules.asking import Asking
 from penstock.rules.identity import ANSWERED, FAILED, REFUSED
 from penstock.rules.tally import Tally
 from penstock.simulator.behaviour import Faults, Settings, expected_text

@@ -307,12 +307,13 @@ class PageTransport(ScriptedTransport):
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
 def test_every_program_of_the_page_runs_and_prints_what_it_says(
-    program: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-unused")
     transports: list[Transport] = []
 
-    def new_transport(_: object) -> Transport:
+    async def new_transport(_: object) -> Transport:
         transports.append(PageTransport())
         return transports[-1]
 

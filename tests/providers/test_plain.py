@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from penstock.providers import openai
 from penstock.providers.catalog import SERVICES
 from penstock.providers.openai import chat_completions
-from penstock.providers.plain import plain_response
+from penstock.providers.plain import plain_response, plain_text
 from penstock.records import HttpAnswer
 
 PROVIDER = chat_completions(SERVICES["custom"], base_url="http://127.0.0.1:9/v1", api_key="none")
@@ -92,3 +93,43 @@ def test_whatever_is_not_plain_is_left_to_the_thorough_reading(body: Any) -> Non
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 200_000])
 def test_what_is_no_json_is_left_to_it_too(body: bytes) -> None:
     assert plain_response(HttpAnswer(200, HEADERS, body), None) is None
+
+
+def piece(**changes: Any) -> str:
+    choice = {"index": 0, "delta": {"content": "hello"}, "logprobs": None, "finish_reason": None}
+    choice |= changes.pop("choice", {})
+    return json.dumps({"id": "c", "choices": [choice], "usage": None, **changes})
+
+
+@pytest.mark.parametrize(
+    "data", [piece(), piece(id=None, obfuscation="x"), piece(choice={"native_finish_reason": None})]
+)
+def test_a_piece_that_brings_some_text_is_plain(data: str) -> None:
+    assert plain_text(data) == "hello"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        piece(usage={"prompt_tokens": 1, "completion_tokens": 1}),
+        piece(error={"message": "no"}),
+        piece(x_groq={"id": "r"}),
+        piece(choices=[]),
+        piece(choices=None),
+        piece(choice={"index": 1}),
+        piece(choice={"finish_reason": "stop"}),
+        piece(choice={"error": {"message": "no"}}),
+        piece(choice={"delta": None}),
+        *(piece(choice={"delta": {"content": content}}) for content in ("", None, [], 7)),
+        *(
+            piece(choice={"delta": {"content": "hello", name: "more"}})
+            for name in ("refusal", "tool_calls", "function_call", "reasoning_content", "reasoning")
+        ),
+        "[DONE]",
+        "",
+        "{",
+        "[" * 200_000,
+    ],
+)
+def test_any_other_piece_is_left_to_the_thorough_reading(data: str) -> None:
+    assert plain_text(data) is None

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from penstock.errors import KINDS, Kind, request_error
 from penstock.records import Calls, Response, Result, Usage
-from penstock.rules.entries import Sums, json_value, meta_of, state_of, sums_in, to_entry, to_result
+from penstock.rules.entries import json_value, meta_of, state_of, sums_in, to_entry, to_result
 from penstock.rules.identity import ANSWERED, FAILED, REFUSED, row_digest
 from penstock.rules.lines import output_line
-from penstock.rules.tally import Tally, Totals
+from penstock.rules.tally import Sums, Tally, Totals
 
 JSON = st.recursive(
     st.none()

@@ -115,7 +115,7 @@ async def test_a_deadline_that_passes_is_a_504_that_is_not_to_be_retried(
     tmp_path: Path, target: str, body: Any
 ) -> None:
     """The provider is let go, and the slot is free."""
-    models = {"openai/gpt-5-mini": {"deadline": 0.05}}
+    models = {"openai/gpt-5-mini": {"deadline": 0.4}}
     async with gateway(holds(), tmp_path, models=models) as (server, upstream):
         told = await server.ask(target, body)
         await upstream.left.at_least(1)

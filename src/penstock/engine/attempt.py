@@ -28,13 +28,10 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     model: str
 
 
-async def attempt(account: Account, queue: Queue, call: HttpCall) -> tuple[Response, list[tuple[bytes, bytes]]]:
-    """The response to one send, and the headers of its answer. Raises a typed `RequestError`; cancelling closes the connection."""
-    clock = account.clock
-    sent_at = clock.now()
-    answer = await account.transport.send(call, account.timeouts)
+def read(account: Account, queue: Queue, answer: HttpAnswer, sent_at: float) -> Response:
+    """The response in an answer, once what it tells of limits is heard. Raises a typed `RequestError`."""
     _hear(account, queue, answer, sent_at)
-    return account.provider.decode(answer, clock.wall()), answer.headers
+    return account.provider.decode(answer, account.clock.wall())
 
 
 def _hear(account: Account, queue: Queue, answer: HttpAnswer, sent_at: float) -> None:

@@ -7,26 +7,29 @@ a whole run (`RunStopped`) and cancellation pass through.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeAlias
 
 import msgspec
 
-from penstock.engine.attempt import Account, attempt
+from penstock.engine.attempt import Account, read
 from penstock.engine.gate import FOR_EVER, Ask, Queue, Scope, Ticket
 from penstock.errors import RequestError, RunStopped, request_error
 from penstock.options import Patience
 from penstock.ports import Marks, Observer
 from penstock.records import HttpCall, Request, Response
-from penstock.rules.charges import NOTHING, Charge
+from penstock.rules.charges import NOTHING
 from penstock.rules.estimate import script_of
 from penstock.rules.hedge import Hedging
 from penstock.rules.journey import FIRST, State, follow
 from penstock.rules.retry import TREATMENT, Policy, Tries, Verdict, stopped
 
+Call: TypeAlias = Coroutine[Any, Any, "Outcome"]
+"""One request under way."""
+
 FIRST_TRY = Verdict("again")
 DONE = Verdict("done")
 GIVEN_UP = request_error("deadline", "given up before its answer came", maybe_billed=True)
-LONGEST_ADVICE = 120.0
-"""Clients do not obey a wait above two minutes (the OpenAI SDK gives up then)."""
 OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens")
 
 
@@ -82,8 +85,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     hedging: Hedging | None = None
     patience: Patience | None = None
 
-    async def call(self, request: Request, body: bytes, index: int = 0, outcome: Outcome | None = None) -> Outcome:
-        """The end of one request. `body` is `request` encoded; `index` names the row in the marks.
+    def call(self, request: Request, body: bytes, index: int = 0, outcome: Outcome | None = None) -> Call:
+        """The end of one request, once it is awaited. `body` is `request` encoded; `index` names the row in the marks.
 
         `outcome` is filled in as it goes, for who must know it even if the call is cancelled. Raises `RunStopped` where the run
         ends before this request does.
@@ -91,15 +94,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         passage = self.passage(request, body, index)
         if outcome is not None:
             passage.outcome = outcome
-        try:
-            if self.deadline is None:
-                await self._to_the_end(passage)
-            else:
-                await self._to_the_end_within(passage, self.deadline)
-        except RunStopped:
-            passage.state = follow(passage.state, "run stopped")
-            raise
-        return passage.outcome
+        return self._to_the_end(passage) if self.deadline is None else self._within(passage, self.deadline)
 
     def passage(self, request: Request, body: bytes, index: int) -> Passage:
         account = self.account
@@ -115,10 +110,10 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             tries=Tries(),
         )
 
-    async def _to_the_end_within(self, passage: Passage, deadline: float) -> None:
+    async def _within(self, passage: Passage, deadline: float) -> Outcome:
         try:
             async with asyncio.timeout(deadline):
-                await self._to_the_end(passage)
+                return await self._to_the_end(passage)
         except TimeoutError as timeout:
             passage.state = follow(passage.state, "deadline")
             last = f"; the last attempt: {passage.last_error.message}" if passage.last_error else ""
@@ -126,33 +121,61 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
             error.__cause__ = timeout
             passage.outcome.error = error
             passage.outcome.latency_s = deadline
+            return passage.outcome
 
-    async def _to_the_end(self, passage: Passage) -> None:
+    async def _to_the_end(self, passage: Passage) -> Outcome:
+        """One try after the other. All of it stands here, and a send in `_send`: each coroutine more cost 0.5 us a call."""
+        outcome, queue, gate = passage.outcome, passage.queue, self.account.gate
         verdict = FIRST_TRY
-        while verdict.action == "again":
-            if (error := never_fits(passage)) is not None:
-                passage.outcome.error = error
-                passage.state = follow(passage.state, "never fits")
-                return
-            if (ticket := await self.enter(passage, verdict)) is None:
-                return
-            verdict = await self._try(passage, ticket)
+        try:
+            while verdict.action == "again":
+                if queue.governor.counts_tokens and (too_large := queue.too_large(passage.ask)) is not None:
+                    outcome.error, passage.state = too_large, follow(passage.state, "never fits")
+                    break
+                ticket = self.enter_nowait(passage, verdict) or await self.enter(passage, verdict)
+                if ticket is None:
+                    break
+                try:
+                    if self.hedging is None:
+                        outcome.response = await self._send(passage, ticket)
+                    else:
+                        outcome.response = await self._hedged(passage, ticket, self.hedging)
+                except RequestError as error:
+                    verdict = self.failed(passage, error)
+                else:
+                    outcome.latency_s = self.account.clock.now() - passage.began
+                    passage.state, verdict = follow(passage.state, "answer"), DONE
+                finally:
+                    # The slot is free again only once everybody knows what came.
+                    gate.leave(queue, self.scope)
+        except RunStopped:
+            passage.state = follow(passage.state, "run stopped")
+            raise
+        return outcome
+
+    def enter_nowait(self, passage: Passage, verdict: Verdict) -> Ticket | None:
+        """A slot, where one may be had at once; a request that has been out before is never in such luck."""
+        if self.scope.stopped is not None:
+            raise self.scope.stopped
+        if verdict is not FIRST_TRY:
+            return None
+        ticket = self.account.gate.enter_nowait(passage.queue, passage.ask, self.scope)
+        if ticket is not None:
+            passage.state = follow(passage.state, "admitted")
+        return ticket
 
     async def enter(self, passage: Passage, verdict: Verdict) -> Ticket | None:
         """Hold a slot on return. A request that has been out before goes to the head of its line.
 
         None, with the passage's error, where its turn does not come within the patience.
         """
-        scope, gate = self.scope, self.account.gate
-        if scope.stopped is not None:
-            raise scope.stopped
         again = verdict is not FIRST_TRY
-        ticket = None if again else gate.enter_nowait(passage.queue, passage.ask, scope)
         try:
-            if ticket is None and self.patience is not None:
+            if self.patience is not None:
                 ticket = await self._wait_within(self.patience, passage, verdict, again=again)
-            elif ticket is None:
-                ticket = await gate.wait(passage.queue, passage.ask, scope, at=verdict.at, first=again)
+            else:
+                gate = self.account.gate
+                ticket = await gate.wait(passage.queue, passage.ask, self.scope, at=verdict.at, first=again)
         except RequestError as error:
             passage.outcome.error, passage.state = error, follow(passage.state, "no turn")
             return None
@@ -167,15 +190,15 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         if again and last is not None and last.kind == "rate_limited" and (last.retry_after or 0.0) > left:
             raise last
         if not again and len(queue.ready) >= patience.longest_line:
-            raise no_turn(queue, now, f"{len(queue.ready):,} requests stand in line")
+            raise queue.no_turn(now, f"{len(queue.ready):,} requests stand in line")
         if queue.binding and left < queue.until - now < FOR_EVER:
             # Whoever is first in line waits longer already; nobody need wait to be told so.
-            raise no_turn(queue, now, f"no turn within {patience.longest_wait:g} s")
+            raise queue.no_turn(now, f"no turn within {patience.longest_wait:g} s")
         try:
             async with asyncio.timeout(left):
                 return await gate.wait(queue, passage.ask, self.scope, at=verdict.at, first=again)
         except TimeoutError as timeout:
-            late = no_turn(queue, self.account.clock.now(), f"no turn within {patience.longest_wait:g} s")
+            late = queue.no_turn(self.account.clock.now(), f"no turn within {patience.longest_wait:g} s")
             if again and last is not None and last.kind == "rate_limited":
                 last.retry_after = last.retry_after or late.retry_after  # the provider's own words say more than ours
                 raise last from timeout
@@ -183,29 +206,16 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         finally:
             passage.waited += self.account.clock.now() - now
 
-    async def _try(self, passage: Passage, ticket: Ticket) -> Verdict:
-        """One try, and what follows from it. The slot is free again only once everybody knows what came."""
-        try:
-            if self.hedging is None:
-                response = await self._send(passage, ticket)
-            else:
-                response = await self._hedged(passage, ticket, self.hedging)
-        except RequestError as error:
-            return self.failed(passage, error)
-        finally:
-            self.account.gate.leave(passage.queue, self.scope)
-        passage.state = follow(passage.state, "answer")
-        passage.outcome.response = response
-        passage.outcome.latency_s = self.account.clock.now() - passage.began
-        return DONE
-
     # -- one send
 
     async def _send(self, passage: Passage, ticket: Ticket) -> Response:
         """One send, of which budgets, breaker, marks, money and the observer know when it is over."""
-        self.set_out(passage)
+        self.set_out(passage, ticket)
+        account = self.account
         try:
-            response, passage.outcome.headers = await attempt(self.account, passage.queue, passage.call)
+            answer = await account.transport.send(passage.call, account.timeouts)
+            passage.outcome.headers = answer.headers
+            response = read(account, passage.queue, answer, ticket.at)
         except RequestError as error:
             self.tell_of_failure(passage, ticket, error)
             raise
@@ -215,14 +225,13 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         self.tell_of_answer(passage, ticket, response)
         return response
 
-    def set_out(self, passage: Passage) -> None:
+    def set_out(self, passage: Passage, ticket: Ticket) -> None:
         """A send begins."""
         outcome = passage.outcome
         if outcome.attempts == 0:
             # Waiting in line is none of the provider's latency, nor is a send that it would not take.
-            now = self.account.clock.now()
-            outcome.queued_s += now - passage.began
-            passage.began = now
+            outcome.queued_s += ticket.at - passage.began
+            passage.began = ticket.at
         outcome.attempts += 1
         if self.marks is not None:
             self.marks.sending(passage.index)
@@ -367,34 +376,3 @@ def _ask(request: Request, body: bytes) -> Ask:
     if params:
         most = next((params[name] for name in OUTPUT_LIMITS if name in params), None)
     return Ask(len(body), script_of(body), most if isinstance(most, int) else None)
-
-
-def never_fits(passage: Passage) -> RequestError | None:
-    """The error of a request that is larger than a whole limit: it would wait for ever."""
-    queue, ask = passage.queue, passage.ask
-    # No token has less than a byte; Bedrock's fivefold output is the dearest.
-    if not queue.governor.counts_tokens or ask.body_bytes + 5 * (ask.most_output or 0) < queue.governor.smallest_limit:
-        return None
-    charge = queue.least_charge(ask)
-    budget = queue.governor.never_fits(charge)
-    return _too_large_for(budget, charge) if budget is not None else None
-
-
-def no_turn(queue: Queue, now: float, reason: str) -> RequestError:
-    """The error of a request that was not sent because its turn is too far off; its wait is that of the head of the line."""
-    words = queue.binding.replace("_per_", " a ").replace("_", " ") or "a free slot"
-    wait = queue.until - now if queue.binding else 0.0
-    return request_error(
-        "rate_limited",
-        f"{reason}, waiting for {words}: ask again later",
-        retry_after=max(1.0, min(wait, LONGEST_ADVICE)),
-    )
-
-
-def _too_large_for(budget: str, charge: Charge) -> RequestError:
-    words = budget.replace("_", " ")
-    return request_error(
-        "never_fits",
-        f"this one request needs about {charge.of(budget):,.0f} of the {words}, more than the whole limit: "
-        "shorten it, lower max_tokens, or raise the limit",
-    )

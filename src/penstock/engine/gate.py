@@ -13,14 +13,13 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from itertools import count
-from typing import NamedTuple
 
 import msgspec
 
-from penstock.errors import RunStopped
+from penstock.errors import RequestError, RunStopped, request_error
 from penstock.options import BATCH, Lane, Limits
 from penstock.ports import Clock, Timer
-from penstock.rules.charges import NOTHING, Charge, charge_rule
+from penstock.rules.charges import NOTHING, ONE_REQUEST, Charge, Estimate, charge_rule
 from penstock.rules.concurrency import Concurrency
 from penstock.rules.estimate import Estimator
 from penstock.rules.fairness import FairQueue
@@ -32,11 +31,14 @@ TIMER_GRAIN = 0.001
 """uvloop's timers may fire early by a tick of its clock; rounding up saves a second wake."""
 
 FOR_EVER = float("inf")
+LONGEST_ADVICE = 120.0
+"""Clients do not obey a wait above two minutes (the OpenAI SDK gives up then)."""
+
 NO_MONEY = float("nan")
 """Not a time to wait for: the next that is over tells."""
 
 
-class Ask(NamedTuple):
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """What a request's cost is estimated from: the length and script of its body, its own token limit."""
 
     body_bytes: int = 0
@@ -44,7 +46,7 @@ class Ask(NamedTuple):
     most_output: int | None = None
 
 
-class Ticket(NamedTuple):
+class Ticket(msgspec.Struct, frozen=True):
     """An admitted request: what was charged, what money was set aside, and when."""
 
     charge: Charge
@@ -90,17 +92,41 @@ class Queue:
         """Who was told to wait `until`, and by which state of the governor: he need not ask again before."""
 
     def charge(self, ask: Ask) -> Charge:
-        """What the request will be charged, by all that is known now."""
-        governor = self.governor
-        return governor.rule.before(self.estimator.estimate(*ask)) if governor.counts_tokens else Charge()
+        """What the request will be charged where tokens count, by all that is known now."""
+        return self.governor.rule.before(self.estimate(ask))
+
+    def estimate(self, ask: Ask) -> Estimate:
+        """The tokens to expect of it."""
+        return self.estimator.estimate(ask.body_bytes, ask.script, ask.most_output)
 
     def weight(self, ask: Ask) -> float:
         """What a request counts when lanes share: one, or where tokens are limited, roughly its tokens (four bytes each)."""
         return ask.body_bytes / 4 + (ask.most_output or 0) if self.governor.counts_tokens else 1.0
 
-    def least_charge(self, ask: Ask) -> Charge:
-        """What it will be charged at least: an estimate that errs on the high side must not condemn a request."""
-        return self.governor.rule.before(self.estimator.lower(self.estimator.estimate(*ask)))
+    def too_large(self, ask: Ask) -> RequestError | None:
+        """The error of a request that is larger than a whole limit of tokens: it would wait for ever."""
+        governor = self.governor
+        # No token has less than a byte; Bedrock's fivefold output is the dearest.
+        if ask.body_bytes + 5 * (ask.most_output or 0) < governor.smallest_limit:
+            return None
+        # An estimate that errs on the high side must not condemn a request.
+        charge = governor.rule.before(self.estimator.lower(self.estimate(ask)))
+        budget = governor.never_fits(charge)
+        return _too_large_for(budget, charge) if budget is not None else None
+
+    def no_turn(self, now: float, reason: str) -> RequestError:
+        """The error of a request whose turn is too far off; its wait is that of the head of the line."""
+        wait = self.until - now if self.binding else 0.0
+        return request_error(
+            "rate_limited",
+            f"{reason}, waiting for {self.binding_words or 'a free slot'}: ask again later",
+            retry_after=max(1.0, min(wait, LONGEST_ADVICE)),
+        )
+
+    @property
+    def binding_words(self) -> str:
+        """What binds, in words; empty where nothing but slots does."""
+        return self.binding.replace("_per_", " a ").replace("_", " ")
 
     def full_until(self, now: float) -> float:
         """Until when no more may go, where no limit says how many and the engine behind has shown that more would not help."""
@@ -110,8 +136,13 @@ class Queue:
         return rule.full_until(now, self.in_flight)
 
 
-def _has_waiters(queue: Queue) -> bool:
-    return len(queue.ready) > 0
+def _too_large_for(budget: str, charge: Charge) -> RequestError:
+    words = budget.replace("_", " ")
+    return request_error(
+        "never_fits",
+        f"this one request needs about {charge.of(budget):,.0f} of the {words}, more than the whole limit: "
+        "shorten it, lower max_tokens, or raise the limit",
+    )
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,7 +180,7 @@ class Gate:
 
     def enter_nowait(self, queue: Queue, ask: Ask, scope: Scope) -> Ticket | None:
         """A slot and the charge, if both may be had now and nobody stands in line."""
-        if len(queue.ready):
+        if queue.ready.length:
             return None
         admitted = self._admit(queue, ask, scope)
         return admitted if isinstance(admitted, Ticket) else None
@@ -184,8 +215,13 @@ class Gate:
         queue.in_flight -= 1
         if scope.parked:
             self._unpark(scope)
-        if self._later or any(map(_has_waiters, self._queues.values())):
+        if self._later:
             self.pump()
+            return
+        for one in self._queues.values():
+            if one.ready.length:
+                self.pump()
+                return
 
     def _unpark(self, scope: Scope) -> None:
         """Let the first of those who wait for money try again; if it fits, the next one follows."""
@@ -266,25 +302,26 @@ class Gate:
         if self._free <= 0:
             return FOR_EVER
         now = self._clock.now()
-        if (until := queue.full_until(now)) > now:
+        if queue.concurrency is not None and (until := queue.full_until(now)) > now:
             return until
         if self.breaker.open and (probe_at := self.breaker.ready_at()) > now:
             queue.binding, queue.until = "the provider to recover", probe_at
             return probe_at
-        charge = queue.charge(ask)
+        charge = queue.charge(ask) if queue.governor.counts_tokens else ONE_REQUEST
         if (wait := queue.governor.admit(now, charge)) is not None:
             queue.binding, queue.until, queue.known_changes = wait.budget, wait.until, queue.governor.changes
             return wait.until
         money = 0.0
         if scope.spending is not None:
-            upper = queue.estimator.upper(queue.estimator.estimate(*ask))
+            upper = queue.estimator.upper(queue.estimate(ask))
             if (reserved := scope.spending.reserve(queue.model, upper)) is None:
                 queue.governor.settle(now, now, charge, NOTHING)
                 return self._no_money(scope.spending, scope)
             money = reserved
         self._free -= 1
         queue.in_flight += 1
-        self.breaker.admit()
+        if self.breaker.open:
+            self.breaker.admit()
         return Ticket(charge, money, now)
 
     def _no_money(self, spending: Spending, scope: Scope) -> float:
@@ -325,9 +362,8 @@ class Gate:
         """What the head of the lines waits for, in words; empty where it waits for a free slot only, or nobody waits."""
         for queue in self._queues.values():
             if len(queue.ready) and queue.binding:
-                words = queue.binding.replace("_per_", " a ").replace("_", " ")
                 seconds = max(0.0, queue.until - self._clock.now())
-                return f"{words}, next in {seconds:.1f} s" if seconds < FOR_EVER else words
+                return queue.binding_words + (f", next in {seconds:.1f} s" if seconds < FOR_EVER else "")
         return ""
 
     def statistics(self) -> dict[str, float]:

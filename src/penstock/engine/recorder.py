@@ -46,7 +46,8 @@ class Recorder:
     def finish(self, result: Result, digest: bytes) -> None:
         """A row is over; `digest` is the identity of what it asked."""
         self._rows.append((result, to_entry(result, digest, self._wall())))
-        self._news.set()
+        if len(self._rows) == 1:
+            self._news.set()
 
     def call(self, call: Call) -> None:
         """A call of a row is over."""

@@ -12,12 +12,13 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from penstock.engine.call import Caller
 from penstock.engine.recorder import Recorder
+from penstock.engine.source import Draw
 from penstock.errors import InputError, LedgerFailed, RequestError, RunStopped, request_error
 from penstock.ports import Ledger
 from penstock.records import Calls, Entry, RawRow, Result, Row, Usage
@@ -28,47 +29,6 @@ T = TypeVar("T")
 WAITING_PER_WORKER = 4
 
 
-class Draw(Generic[T]):
-    """One item at a time from an iterator of either kind. `stop` ends it, also for those who wait for an item."""
-
-    def __init__(self, items: Iterator[T] | AsyncIterator[T]) -> None:
-        self._items = items
-        self._is_plain = isinstance(items, Iterator)
-        self._turn = asyncio.Lock()
-        self._waiting: set[asyncio.Task[None]] = set()
-        self._over = False
-
-    async def __call__(self, task: asyncio.Task[None]) -> T | None:
-        """The next item, None after the last one. `task` is who asks; `stop` cancels it if it must wait."""
-        if self._over:
-            return None
-        if self._is_plain:
-            item = next(cast("Iterator[T]", self._items), None)
-        else:
-            item = await self._next(cast("AsyncIterator[T]", self._items), task)
-        if item is None:
-            self._over = True
-        return item
-
-    @property
-    def over(self) -> bool:
-        """True once there will be no more."""
-        return self._over
-
-    async def _next(self, items: AsyncIterator[T], task: asyncio.Task[None]) -> T | None:
-        self._waiting.add(task)
-        try:
-            async with self._turn:
-                return await anext(items, None)
-        finally:
-            self._waiting.discard(task)
-
-    def stop(self) -> None:
-        self._over = True
-        for task in self._waiting:
-            task.cancel()
-
-
 class Room:
     """How many rows may be drawn and not yet taken by the consumer; waiting for room is how back-pressure reaches the source."""
 
@@ -76,12 +36,18 @@ class Room:
         self._free = rows
         self._waiters: deque[asyncio.Future[None]] = deque()
 
+    def take_nowait(self) -> bool:
+        """True where there is room, and then it is taken."""
+        if self._free <= 0:
+            return False
+        self._free -= 1
+        return True
+
     async def take(self) -> None:
-        while self._free <= 0:
+        while not self.take_nowait():
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             await waiter
-        self._free -= 1
 
     def give(self) -> None:
         self._free += 1
@@ -92,11 +58,10 @@ class Room:
                 return
 
 
-class Task(NamedTuple):
-    """A row that is ready: what it is called, the identity of what it asks, and whatever its work needs besides."""
+class Task(msgspec.Struct, frozen=True):
+    """A row that is ready, and whatever its work needs besides."""
 
     row: Row
-    digest: bytes
     matter: Any
 
 
@@ -105,6 +70,10 @@ class Work(Protocol):
 
     def prepare(self, raw: RawRow) -> Task:
         """The row, ready. Raises `InputError` or `RequestError` where it can never be."""
+        ...
+
+    def digest(self, task: Task) -> bytes:
+        """The identity of what it asks: by it an answer is found again."""
         ...
 
     async def carry_out(self, task: Task, recorder: Recorder | None) -> Result:
@@ -140,11 +109,14 @@ class Run:
     def __init__(self, plan: Plan, rows: Iterator[RawRow] | AsyncIterator[RawRow]) -> None:
         self._plan = plan
         self._caller = plan.caller
+        self._scope = plan.caller.scope
+        self._is_plain = plan.ledger is None and not plan.dedupe
+        self._looks_first = plan.look_up or plan.dedupe
         self._draw = Draw(rows)
         self._room = Room(plan.workers * (1 + WAITING_PER_WORKER))
         self._tasks: set[asyncio.Task[None]] = set()
         self._certain: deque[Result] = deque()
-        self._news = asyncio.Event()
+        self._news: asyncio.Future[None] | None = None
         self._failure: BaseException | None = None
         self._originals: dict[bytes, asyncio.Future[Result | None] | int] = dict(plan.originals)
         self._recorder: Recorder | None = None
@@ -157,18 +129,25 @@ class Run:
         """Results as they become certain. Leaving early cancels what is under way and waits until it is gone."""
         if self._plan.ledger is not None:
             self._recorder = Recorder(self._plan.ledger, self._caller.account.clock.wall, self._recorded, self._fail)
-        self._caller.scope.when_away = self._call_in
+        self._scope.when_away = self._call_in
         self._add_worker()
         try:
-            async with aclosing(self._in_order() if self._plan.ordered else self._as_certain()) as results:
-                async for result in results:
-                    yield result
+            if self._plan.ordered:
+                async with aclosing(self._in_order()) as results:
+                    async for result in results:
+                        yield result
+            else:
+                # Not a generator of its own: each more would be asked for every result.
+                while await self._some_certain():
+                    while self._certain and self._failure is None:
+                        yield self._certain.popleft()
+                        self._room.give()
         finally:
             await self.aclose()
         if self._failure is not None:
             raise self._failure
-        if self._caller.scope.stopped is not None:
-            raise self._caller.scope.stopped
+        if self._scope.stopped is not None:
+            raise self._scope.stopped
         self.over = True
 
     async def aclose(self) -> None:
@@ -189,13 +168,14 @@ class Run:
     def stop(self, reason: RunStopped) -> None:
         """Send nothing more; what is under way may finish and is recorded. `results()` then raises `reason`."""
         self._draw.stop()
-        self._caller.account.gate.dismiss(self._caller.scope, reason)
+        self._caller.account.gate.dismiss(self._scope, reason)
 
     async def _in_order(self) -> AsyncGenerator[Result, None]:
         """Input order. With a ledger, what waits for its turn lies there; without one it keeps its room, so the source waits."""
         early: dict[int, Result | None] = {}
         turn = 0
-        while (result := await self._next_certain()) is not None:
+        while await self._some_certain():
+            result = self._certain.popleft()
             kept = self._plan.ledger is None or result.index == turn
             early[result.index] = result if kept else None
             if not kept:
@@ -207,21 +187,23 @@ class Run:
                     self._room.give()
                 turn += 1
 
-    async def _as_certain(self) -> AsyncGenerator[Result, None]:
-        while (result := await self._next_certain()) is not None:
-            yield result
-            self._room.give()
-
-    async def _next_certain(self) -> Result | None:
-        """The next result in the order of their ends, None when there will be no more."""
+    async def _some_certain(self) -> bool:
+        """True once there is a result to show, in the order of their ends; false when there will be no more."""
         while self._failure is None:
             if self._certain:
-                return self._certain.popleft()
+                return True
             if not (self._tasks or (self._recorder is not None and self._recorder.busy)):
-                return None
-            self._news.clear()
-            await self._news.wait()
-        return None
+                return False
+            self._news = asyncio.get_running_loop().create_future()
+            await self._news
+        return False
+
+    def _tell(self) -> None:
+        """Something has happened: the consumer looks again."""
+        if (news := self._news) is not None:
+            self._news = None
+            if not news.done():
+                news.set_result(None)
 
     async def _read_again(self, index: int) -> Result:
         assert self._plan.ledger is not None
@@ -237,61 +219,64 @@ class Run:
         self._tasks.add(task)
         task.add_done_callback(self._worker_gone)
 
-    @property
-    def _too_many(self) -> bool:
-        return len(self._tasks) > self._plan.workers + self._caller.scope.away
-
     def _call_in(self) -> None:
         """One more worker, if there is need: a row that waits to be tried again must not hold back the others."""
-        if not self._draw.over and len(self._tasks) < self._plan.workers + self._caller.scope.away:
+        if not self._draw.over and len(self._tasks) < self._plan.workers + self._scope.away:
             self._add_worker()
 
     def _worker_gone(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            if error is self._caller.scope.stopped:
+            if error is self._scope.stopped:
                 self._draw.stop()
             else:
                 self._fail(error)
-        self._news.set()
+        self._tell()
 
     def _fail(self, error: BaseException) -> None:
         self._draw.stop()
         self._failure = self._failure or error
-        self._news.set()
+        self._tell()
 
     async def _work(self) -> None:
-        """Rows, one after the other, until there are none. A worker's first row calls in the next worker."""
-        task, first = asyncio.current_task(), True
-        assert task is not None
-        while not self._too_many:
-            await self._room.take()
-            raw = await self._draw(task)
+        """Rows, one after the other, until there are none or too many work. A worker's first row calls in the next worker."""
+        room, draw, work, first = self._room, self._draw, self._plan.work, True
+        while len(self._tasks) <= self._plan.workers + self._scope.away:
+            if not room.take_nowait():
+                await room.take()
+            raw = await draw.in_turn() if draw.waits else draw.at_once()
             if raw is None:
-                self._room.give()
+                room.give()
                 return
             if first:
                 self._call_in()
                 first = False
             try:
-                await self._row(raw)
+                task = work.prepare(raw)
+            except (InputError, RequestError) as error:
+                reason = request_error("input", str(error))
+                self._finish(Result(raw.index, raw.index, error=reason), NO_REQUEST)
+                continue
+            try:
+                # Before it is carried out: what a row holds may be changed by the function that it is given to.
+                digest = NO_REQUEST if self._is_plain else work.digest(task)
+                if self._looks_first:
+                    await self._unless_known(task, digest)
+                else:
+                    result = await work.carry_out(task, self._recorder)
+                    self._finish(result, digest)
             except asyncio.CancelledError:
                 self._fail(RunStopped("closed", "a row was cancelled before its end: run it again to go on"))
                 raise
 
-    async def _row(self, raw: RawRow) -> None:
-        try:
-            task = self._plan.work.prepare(raw)
-        except (InputError, RequestError) as error:
-            reason = request_error("input", str(error))
-            self._finish(Result(raw.index, raw.index, error=reason), NO_REQUEST)
-            return
-        if self._plan.look_up and await self._known(task.row, task.digest):
+    async def _unless_known(self, task: Task, digest: bytes) -> None:
+        """Carry out a row whose answer neither the ledger nor another row has."""
+        if self._plan.look_up and await self._known(task.row, digest):
             return
         if self._plan.dedupe:
-            await self._once(task)
+            await self._once(task, digest)
         else:
-            self._finish(await self._plan.work.carry_out(task, self._recorder), task.digest)
+            self._finish(await self._plan.work.carry_out(task, self._recorder), digest)
 
     async def _known(self, row: Row, digest: bytes) -> bool:
         """Show the recorded answer of a row, if there is one."""
@@ -307,9 +292,9 @@ class Run:
             self._finish(result, digest)
         return True
 
-    async def _once(self, task: Task) -> None:
+    async def _once(self, task: Task, digest: bytes) -> None:
         """Carry out the first row of its content; the others take its answer at no cost."""
-        row, digest = task.row, task.digest
+        row = task.row
         original = self._originals.get(digest)
         if original is None:
             mine = self._originals[digest] = asyncio.get_running_loop().create_future()
@@ -322,7 +307,7 @@ class Run:
                 mine.set_result(result)
             self._finish(result, digest)
         elif (first := await self._answer_of(original)) is None:
-            await self._once(task)
+            await self._once(task, digest)
         else:
             own = {"index": row.index, "id": row.id, "columns": row.columns, "batch": row.batch}
             free: dict[str, Any] = {"attempts": 0, "ambiguous": 0, "latency_s": 0.0, "cost": 0.0, "reused": True}
@@ -355,7 +340,8 @@ class Run:
     def _show(self, result: Result) -> None:
         self._caller.observer.finished(result)
         self._certain.append(result)
-        self._news.set()
+        if self._news is not None:
+            self._tell()
 
 
 async def to_its_end(work: asyncio.Future[T], undo: Callable[[T], None] | None = None) -> T:

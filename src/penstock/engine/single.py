@@ -21,7 +21,10 @@ class SingleRequests:
     def prepare(self, raw: RawRow) -> Task:
         account, row = self._caller.account, self._render(raw)
         body = account.provider.encode(row.request, row.request.model or account.model)
-        return Task(row, request_digest(account.provider.name, body), body)
+        return Task(row, body)
+
+    def digest(self, task: Task) -> bytes:
+        return request_digest(self._caller.account.provider.name, task.matter)
 
     async def carry_out(self, task: Task, recorder: Recorder | None) -> Result:  # noqa: ARG002  its end is all there is
         row: Row = task.row

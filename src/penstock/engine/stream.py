@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from penstock.engine.attempt import attempt_streamed
-from penstock.engine.call import DONE, FIRST_TRY, Caller, Outcome, never_fits
+from penstock.engine.call import DONE, FIRST_TRY, Caller, Outcome
 from penstock.engine.gate import Ticket
 from penstock.errors import RequestError, RunStopped, request_error
 from penstock.records import Chunk, Request
@@ -108,10 +108,13 @@ class Streaming:
         passage, caller = self._passage, self._caller
         try:
             while self._verdict.action == "again":
-                if (too_large := never_fits(passage)) is not None:
+                queue = passage.queue
+                if queue.governor.counts_tokens and (too_large := queue.too_large(passage.ask)) is not None:
                     passage.outcome.error, passage.state = too_large, follow(passage.state, "never fits")
                     return
-                if (ticket := await caller.enter(passage, self._verdict)) is None:
+                verdict = self._verdict
+                ticket = caller.enter_nowait(passage, verdict) or await caller.enter(passage, verdict)
+                if ticket is None:
                     return
                 with self._sending(ticket) as reading:
                     async with aclosing(reading.pieces()) as pieces:
@@ -145,7 +148,7 @@ class Streaming:
         """One send, accounted for as `Caller` accounts for a whole answer; its slot is free again at the end."""
         passage, caller = self._passage, self._caller
         account, outcome = caller.account, passage.outcome
-        caller.set_out(passage)
+        caller.set_out(passage, ticket)
         try:
             reading = attempt_streamed(account, passage.queue, passage.call, relay=self._relay)
             yield reading

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from penstock.engine.call import Caller
 from penstock.errors import Kind, RequestError, UsageError, request_error
 from penstock.records import FinishReason, Request, Response, Structured, Usage
 from penstock.rules.schema import Form, Native, Unfit, ask_for, correction_of, weaker
@@ -24,16 +23,6 @@ _ENDINGS: dict[FinishReason, tuple[Kind, str]] = {
 }
 
 
-async def send(caller: Caller, request: Request) -> Response:
-    """The answer to one request; raises its error."""
-    account = caller.account
-    outcome = await caller.call(request, account.provider.encode(request, request.model or account.model))
-    if outcome.error is not None:
-        raise outcome.error
-    assert outcome.response is not None
-    return outcome.response
-
-
 async def answer(
     send: Callable[[Request], Awaitable[Response]], request: Request, form: Form, native: Native, repairs: int = 2
 ) -> Response:
@@ -45,9 +34,7 @@ async def answer(
     `content_blocked` for a refusal and for a filtered answer (`code` is `refusal` or `content_filter`); and
     `UsageError` for a request with a `response_format` of its own, before anything is sent.
     """
-    asked: object = repairs
-    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 0:
-        raise UsageError(f"repairs must be 0 or a positive whole number, not {repairs!r}")
+    require_whole(repairs)
     discarded: tuple[Usage | None, ...] = ()
     correction = None
     while True:
@@ -72,6 +59,12 @@ async def answer(
             raise
         else:
             return Structured(**msgspec.structs.asdict(response) | {"value": value, "discarded": discarded})
+
+
+def require_whole(repairs: object) -> None:
+    """Raise `UsageError` for a number of repairs that is none."""
+    if not isinstance(repairs, int) or isinstance(repairs, bool) or repairs < 0:
+        raise UsageError(f"repairs must be 0 or a positive whole number, not {repairs!r}")
 
 
 def _read(response: Response, form: Form) -> object:

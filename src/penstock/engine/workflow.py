@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from operator import add
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import msgspec
 
@@ -22,12 +22,12 @@ from penstock.engine.structured import answer
 from penstock.errors import RequestError, RunStopped, UsageError, request_error
 from penstock.ports import Marks, Prices
 from penstock.records import Call, Calls, RawRow, Request, Response, Result, Row, Structured, Usage
+from penstock.rules.asking import Prompt
 from penstock.rules.entries import json_value, state_of, sums_in, to_entry, to_result
 from penstock.rules.identity import ANSWERED, FAILED, REFUSED, options_digest, request_digest, row_digest
 from penstock.rules.schema import Form, Native, form_of
 
 T = TypeVar("T")
-Prompt: TypeAlias = str | Sequence[Mapping[str, Any]] | Request
 
 
 class Flow(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,9 +55,9 @@ def identity_of(options: Mapping[str, Any]) -> bytes:
     return options_digest({name: value for name, value in options.items() if name not in ("id_column", "keep")})
 
 
-def digest_of(identity: bytes, raw: RawRow) -> bytes:
+def digest_of(identity: bytes, values: Any) -> bytes:
     """The identity of a row: what it holds, and what is done with it."""
-    return row_digest(identity, raw.values if isinstance(raw.values, str) else dict(raw.values))
+    return row_digest(identity, values if isinstance(values, str) else dict(values))
 
 
 class Workflow:
@@ -69,7 +69,10 @@ class Workflow:
         self.closed = False
 
     def prepare(self, raw: RawRow) -> Task:
-        return Task(self.flow.row_of(raw), digest_of(self.flow.identity, raw), raw.values)
+        return Task(self.flow.row_of(raw), raw.values)
+
+    def digest(self, task: Task) -> bytes:
+        return digest_of(self.flow.identity, task.matter)
 
     async def carry_out(self, task: Task, recorder: Recorder | None) -> Result:
         row, clock = task.row, self.caller.account.clock

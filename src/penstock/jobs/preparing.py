@@ -6,21 +6,22 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from penstock.client import Asking, Client
+from penstock.client import Client
 from penstock.edges.files import Input, StandardInput, check_output, open_input
 from penstock.edges.functions import Function, require_workflow
 from penstock.edges.ledger import LedgerFile, LedgerReader, RunRecord, has_ledger, set_aside
 from penstock.engine.workflow import digest_of, identity_of
 from penstock.errors import InputError, RunChanged
 from penstock.records import RawRow
+from penstock.rules.asking import Asking
 from penstock.rules.identity import FAILED, REFUSED, changed_options, options_digest, request_digest
-from penstock.rules.template import OUTPUT_KEYS, WORKFLOW_KEYS, Template, check_rows
+from penstock.rules.input_check import check_rows
+from penstock.rules.template import OUTPUT_KEYS, WORKFLOW_KEYS, Template
 
 ERRORS_SHOWN = 20
 TICK_ROWS = 10_000
@@ -193,7 +194,8 @@ def _without_answer(source: Input, job: Job, client: Client) -> tuple[int, int]:
 def _digests(job: Job, client: Client) -> Callable[[RawRow], bytes]:
     """The rule that gives a row its identity."""
     if job.workflow is not None:
-        return partial(digest_of, identity_of(client.options(job.asking, job.workflow)))
+        identity = identity_of(client.options(job.asking, job.workflow))
+        return lambda raw: digest_of(identity, raw.values)
     provider, render = client.provider, client.render(job.asking)
 
     def digest(raw: RawRow) -> bytes:

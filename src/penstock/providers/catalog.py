@@ -6,13 +6,15 @@ variables in which a key is usually kept.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import msgspec
 
 from penstock.errors import UsageError
 from penstock.records import FinishReason
-from penstock.rules.schema import Native
+
+if TYPE_CHECKING:
+    from penstock.rules.schema import Native
 
 KeyHeader: TypeAlias = Literal["bearer", "api-key"]
 StreamEnd: TypeAlias = Literal["done", "finish_reason", "close"]

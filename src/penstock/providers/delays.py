@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from penstock.providers.error_bodies import ErrorBody
 from penstock.records import HttpAnswer, Told
+
+if TYPE_CHECKING:
+    from penstock.providers.error_bodies import ErrorBody
 
 _UNIT_SECONDS = {
     "ns": 1e-9,
@@ -30,12 +32,12 @@ _UNIT_SECONDS = {
 _NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 _GO_PART = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)(ns|us|µs|ms|s|m|h)", re.ASCII)
 _GO_DURATION = re.compile(rf"(?:{_GO_PART.pattern})+", re.ASCII)
-_IN_WORDS = re.compile(
+# These two are compiled at their first use, and then kept by `re`: they cost most, and only a failure needs them.
+_IN_WORDS = (
     r"(?:try again|retry|wait)(?: \w{1,20}){0,2}? (?:in|after|for)? ?"
-    rf"(?:({_NUMBER.pattern}) ?(millisecond|second|minute|hour|day)s?\b|({_GO_DURATION.pattern}))",
-    re.ASCII | re.IGNORECASE,
+    rf"(?:({_NUMBER.pattern}) ?(millisecond|second|minute|hour|day)s?\b|({_GO_DURATION.pattern}))"
 )
-_HTTP_DATE = re.compile(r"\w{3}, (\d\d) (\w{3}) (\d{4}) (\d\d):(\d\d):(\d\d) (?:GMT|UTC)", re.ASCII)
+_HTTP_DATE = r"\w{3}, (\d\d) (\w{3}) (\d{4}) (\d\d):(\d\d):(\d\d) (?:GMT|UTC)"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 # A bare number this large is a moment, not a wait: Unix seconds, or Unix milliseconds (OpenRouter).
@@ -106,7 +108,7 @@ def _until(moment: float | None, wall: float) -> float | None:
 
 
 def _http_date(text: str) -> float | None:
-    match = _HTTP_DATE.fullmatch(text)
+    match = re.fullmatch(_HTTP_DATE, text, re.ASCII)
     if match is None:
         return None
     day, year, hour, minute, second = (int(match[group]) for group in (1, 3, 4, 5, 6))
@@ -125,7 +127,7 @@ def _rfc_3339(text: str) -> float | None:
 
 
 def _in_words(message: str) -> float | None:
-    match = _IN_WORDS.search(message[:2_000])
+    match = re.search(_IN_WORDS, message[:2_000], re.ASCII | re.IGNORECASE)
     if match is None:
         return None
     if match[2]:

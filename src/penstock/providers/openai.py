@@ -9,21 +9,21 @@ tool call; then its finish reason is `other`. Anywhere else it is `truncated`: a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from penstock.errors import Kind, RequestError, UsageError, request_error
-from penstock.providers import delays, error_kinds
+from penstock.errors import Kind, RequestError, UsageError
+from penstock.providers import delays
 from penstock.providers.catalog import OPENAI_FINISH_REASONS, Service
 from penstock.providers.endpoint import Endpoint, endpoint_of, headers_of
-from penstock.providers.error_bodies import ErrorBody, one_line, read_error
 from penstock.providers.messages import Message, content_parts, first_text, told_reason, tool_calls_of, usage_of
 from penstock.providers.plain import plain_response
-from penstock.providers.streams import RelayDecoder, StreamDecoder
 from penstock.records import FinishReason, HttpAnswer, HttpCall, Request, Response, Told
 
-_KINDS_WORTH_A_WAIT = frozenset({"rate_limited", "overloaded", "server_error"})
+if TYPE_CHECKING:
+    from penstock.providers.failures import Failures
+    from penstock.providers.streams import StreamDecoder
 
 # How an answer is asked for is ours to say: `decode` could not read a stream that was billed.
 _WHOLE_ANSWERS_ONLY = frozenset({"stream", "stream_options"})
@@ -34,14 +34,16 @@ _PASSED_ON = (b"retry-after", b"x-ratelimit-", b"anthropic-ratelimit-", b"openai
 _SHORTEST_SECRET = 6
 
 
-class _Choice(msgspec.Struct):
+class Choice(msgspec.Struct):
+    """What a generation came to, as sent."""
+
     message: Message | None = None
     finish_reason: str | None = None
     error: Any = None
 
 
 class _Completion(msgspec.Struct):
-    choices: list[_Choice | None] | None = None
+    choices: list[Choice | None] | None = None
     model: Any = None
     usage: Any = None
     error: Any = None
@@ -71,6 +73,18 @@ class ChatCompletions:
         return f"ChatCompletions({self._service.name!r})"
 
     @property
+    def _failures(self) -> Failures:
+        """What tells of an answer that is none."""
+        from penstock.providers.failures import Failures
+
+        return Failures(self)
+
+    @property
+    def service(self) -> Service:
+        """Which service of the family this is."""
+        return self._service
+
+    @property
     def name(self) -> str:
         """The provider's word in a model name, such as `openai`."""
         return self._service.name
@@ -88,7 +102,7 @@ class ChatCompletions:
         try:
             return _ENCODER.encode({**head, **params, **head} if params else head)
         except (TypeError, ValueError, OverflowError, RecursionError) as cause:
-            raise request_error("input", f"the request cannot be written as JSON: {one_line(str(cause))}") from cause
+            raise self._failures.unwritable(cause) from cause
 
     def call(self, body: bytes, model: str) -> HttpCall:
         """The HTTP call that carries a body; `model` matters only where it stands in the URL."""
@@ -109,6 +123,8 @@ class ChatCompletions:
 
         To `relay`, every event that is part of the answer becomes a chunk, with its data in `raw`.
         """
+        from penstock.providers.streams import RelayDecoder, StreamDecoder
+
         kind = RelayDecoder if relay else StreamDecoder
         return kind(self, self._service, HttpAnswer(status, headers, b""), wall)
 
@@ -119,11 +135,10 @@ class ChatCompletions:
     def passed_on(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """The headers of an answer that are meant for whoever asks through us: limits, waits, the provider's own time."""
         secret = self._secret.encode() if len(self._secret) >= _SHORTEST_SECRET else None
-        named = ((name.lower(), value) for name, value in headers)
         return [
-            (name, value)
-            for name, value in named
-            if name.startswith(_PASSED_ON) and (secret is None or secret not in value)
+            (lowered, value)
+            for name, value in headers
+            if (lowered := name.lower()).startswith(_PASSED_ON) and (secret is None or secret not in value)
         ]
 
     def decode(self, answer: HttpAnswer, wall: float, *, accepted: bool = False) -> Response:
@@ -132,14 +147,14 @@ class ChatCompletions:
         One that was `accepted` before may lack its finish reason, whatever is known of the service.
         """
         if not 200 <= answer.status < 300:
-            raise self._failure(answer, wall)
+            raise self._failures.of_status(answer, wall)
         request_id = self.request_id(answer.headers)
         if (plain := plain_response(answer, request_id)) is not None:
             return plain
         try:
             return self._response(answer, wall, _DECODER.decode(answer.body), accepted=accepted)
         except (ValueError, RecursionError) as cause:  # not JSON, not UTF-8, of another form, or nested too deep
-            raise self._failure_in_success(answer, wall) from cause
+            raise self._failures.in_success(answer, wall) from cause
 
     def finish_reason(self, sent: str) -> FinishReason:
         """The reason in our words; `other` for one that is new to us."""
@@ -147,12 +162,11 @@ class ChatCompletions:
 
     def failure_in_stream(self, event: HttpAnswer, wall: float, *, begun: bool) -> RequestError:
         """The error of an event that is no piece of an answer, its data as the body; `begun` where some had come."""
-        return self._failure_in_success(event, wall, begun=begun)
+        return self._failures.in_success(event, wall, begun=begun)
 
     def unusable_stream(self, answer: HttpAnswer, wall: float, kind: Kind, reason: str) -> RequestError:
         """The error of a stream that cannot become an answer, for a reason of its own and not of an event."""
-        message = f"{self._service.name} answered {answer.status} with {reason}; it may be billed"
-        return self._error(answer, wall, ErrorBody(""), kind, message, maybe_billed=True)
+        return self._failures.unusable(answer, wall, kind, reason)
 
     def revive(self, body: bytes) -> Response:
         """The response of a body that `decode` once accepted; its `request_id`, which stood in a header, is None."""
@@ -161,7 +175,7 @@ class ChatCompletions:
     def _response(self, answer: HttpAnswer, wall: float, completion: _Completion, *, accepted: bool) -> Response:
         choice = completion.choices[0] if completion.choices else None
         if choice is None or completion.error or choice.error:
-            raise self._failure_in_success(answer, wall, choice)
+            raise self._failures.in_success(answer, wall, choice)
         message = choice.message or Message()
         content = message.content
         text, thoughts = (content, "") if isinstance(content, str) else content_parts(content)
@@ -169,7 +183,7 @@ class ChatCompletions:
         refusal = message.refusal if isinstance(message.refusal, str) else ""
         reason = self._finish_reason(choice, has_content=bool(text or calls or refusal), accepted=accepted)
         if reason is None or reason == "error" or (choice.message is None and reason != "content_filter"):
-            raise self._failure_in_success(answer, wall, choice)
+            raise self._failures.in_success(answer, wall, choice)
         return Response(
             text=refusal or text,
             finish_reason=told_reason(reason, has_calls=bool(calls), has_refusal=bool(refusal)),
@@ -181,7 +195,7 @@ class ChatCompletions:
             raw=answer.body,
         )
 
-    def _finish_reason(self, choice: _Choice, *, has_content: bool, accepted: bool = False) -> FinishReason | None:
+    def _finish_reason(self, choice: Choice, *, has_content: bool, accepted: bool = False) -> FinishReason | None:
         """The reason in our words; None where the generation did not end."""
         if choice.finish_reason:
             return self.finish_reason(choice.finish_reason)
@@ -193,7 +207,7 @@ class ChatCompletions:
             length = len(name)
             for key, value in headers:
                 if len(key) == length and key.lower() == name:  # comparing lengths first spares most of the work
-                    return self._without_secret(value.decode("latin-1").strip())
+                    return self.without_secret(value.decode("latin-1").strip())
         return None
 
     def _adapted(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -206,70 +220,9 @@ class ChatCompletions:
             adapted[renamed.get(name, name)] = value
         return adapted
 
-    def _failure(self, answer: HttpAnswer, wall: float) -> RequestError:
-        """The error of an answer that is no 2xx."""
-        error = read_error(answer.body)
-        named_wait = delays.wait_in_headers(answer, wall) is not None
-        kind = error_kinds.kind_of(self._service.name, answer.status, error, named_wait=named_wait)
-        message = f"{self._service.name} answered {answer.status}: {self._told(error) or 'no reason given'}"
-        return self._error(answer, wall, error, kind, message + self._advice(kind))
-
-    def _failure_in_success(
-        self, answer: HttpAnswer, wall: float, choice: _Choice | None = None, *, begun: bool = False
-    ) -> RequestError:
-        """The error of a 2xx that is no answer: an error body, a choice given up, or nothing that can be read."""
-        error = read_error(answer.body)
-        if not error.reported and choice is not None and choice.error:
-            error = read_error(_ENCODER.encode({"error": choice.error}))
-        name, status = self._service.name, answer.status
-        if error.reported:
-            message = f"{name} answered {status} with an error in it: {self._told(error) or 'no reason given'}"
-            kind, begun = error_kinds.kind_in_success(name, error), begun or choice is not None
-            return self._error(answer, wall, error, kind, message + self._advice(kind), maybe_billed=begun)
-        kind, reason = self._why_useless(choice, error)
-        return self._error(answer, wall, error, kind, f"{name} answered {status} with {reason}", maybe_billed=True)
-
-    def _why_useless(self, choice: _Choice | None, error: ErrorBody) -> tuple[Kind, str]:
-        if choice is None:
-            return "malformed", f"nothing that can be read as an answer: {self._told(error) or 'it has no choice'}"
-        if choice.error or self._finish_reason(choice, has_content=True) == "error":
-            return "server_error", f"an answer given up half-way: finish_reason {choice.finish_reason!r}"
-        if not choice.finish_reason:
-            return "truncated", "an answer that did not end: it has no finish_reason"
-        return "malformed", "a choice without a message"
-
-    def _error(
-        self, answer: HttpAnswer, wall: float, error: ErrorBody, kind: Kind, message: str, *, maybe_billed: bool = False
-    ) -> RequestError:
-        return request_error(
-            kind,
-            message,
-            status=answer.status,
-            code=self._without_secret(error.code) if error.code else None,
-            request_id=self.request_id(answer.headers) or self._without_secret(error.request_id or "") or None,
-            said=self._told(error),
-            type=self._without_secret(error.type) if error.type else None,
-            param=self._without_secret(error.param) if error.param else None,
-            headers=tuple(self.passed_on(answer.headers)),
-            retry_after=delays.retry_after(answer, error, wall) if kind in _KINDS_WORTH_A_WAIT else None,
-            # A sample that failed its form was generated, and may be charged for, whatever the status.
-            maybe_billed=maybe_billed or kind == "malformed",
-        )
-
-    def _told(self, error: ErrorBody) -> str:
-        return one_line(self._without_secret(error.message))
-
-    def _without_secret(self, text: str) -> str:
+    def without_secret(self, text: str) -> str:
+        """The text as it may be shown, should the service have repeated the key in it."""
         return text.replace(self._secret, "[key]") if len(self._secret) >= _SHORTEST_SECRET else text
-
-    def _advice(self, kind: Kind) -> str:
-        variables = " or ".join(self._service.key_variables) or "the key"
-        advice = {
-            "auth": f" (check {variables}, and what this key may use)",
-            "billing": " (add credit or raise the spending limit, then run again)",
-            "not_found": " (check the model's name and the base URL)",
-        }
-        return advice.get(kind, "")
 
 
 def chat_completions(

@@ -1,7 +1,9 @@
-"""What nearly every answer is like, read quickly: one text that ended well, with its usage.
+"""What nearly every answer is like, read quickly: one text that ended well, with its usage; and nearly every piece of a stream:
+some text.
 
-It decides only whether an answer is that plain. What is not goes to the reading that knows every deviation, which costs four
-times as much: this one takes a tenth off a whole call. Both must tell the same of a plain answer, which a test holds.
+It decides only whether an answer or a piece is that plain. What is not goes to the reading that knows every deviation, which
+costs four times as much: this one takes a tenth off a whole call, and a fifth off a chunk. Both must tell the same of what is
+plain, which a test holds.
 """
 
 from __future__ import annotations
@@ -51,7 +53,31 @@ class _Completion(msgspec.Struct, gc=False):
     error: None = None
 
 
+class _Delta(msgspec.Struct, gc=False):
+    content: Annotated[str, msgspec.Meta(min_length=1)]
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+    reasoning_content: None = None
+    reasoning: None = None
+
+
+class _PieceChoice(msgspec.Struct, gc=False):
+    delta: _Delta
+    index: Literal[0] = 0
+    finish_reason: None = None
+    error: None = None
+
+
+class _Piece(msgspec.Struct, gc=False):
+    choices: Annotated[list[_PieceChoice], msgspec.Meta(min_length=1, max_length=1)]
+    usage: None = None
+    error: None = None
+    x_groq: None = None
+
+
 _decode = msgspec.json.Decoder(_Completion).decode
+_decode_piece = msgspec.json.Decoder(_Piece).decode
 
 
 def plain_response(answer: HttpAnswer, request_id: str | None) -> Response | None:
@@ -75,3 +101,11 @@ def plain_response(answer: HttpAnswer, request_id: str | None) -> Response | Non
         request_id=request_id,
         raw=answer.body,
     )
+
+
+def plain_text(data: str) -> str | None:
+    """The text of a piece of a stream that brings nothing else; None for any other."""
+    try:
+        return _decode_piece(data).choices[0].delta.content
+    except (ValueError, RecursionError):
+        return None

@@ -19,6 +19,7 @@ from penstock.providers.assembly import Assembly
 from penstock.providers.catalog import Service
 from penstock.providers.error_bodies import read_error
 from penstock.providers.messages import Message, content_parts, first_text, told_reason, usage_of
+from penstock.providers.plain import plain_text
 from penstock.records import Chunk, FinishReason, HttpAnswer, Response, ToolCallPart, Usage
 from penstock.rules.sse import Event, EventReader
 
@@ -191,21 +192,21 @@ class StreamDecoder:
 
     def _take(self, event: Event) -> Chunk | None:
         assembly = self._assembly
+        if assembly.head and not event.name and (text := plain_text(event.data)) is not None:
+            assembly.has_choice = assembly.has_message = True
+            assembly.texts.append(text)
+            return Chunk(text)
         try:
             piece = _PIECE.decode(event.data) if assembly.head else self._first_piece(event.data)
             if event.name == "error" or piece.error or piece.choices is None or piece.x_groq:
                 return self._take_odd(event, piece)
-            if (text := _only_text(piece)) is None:
-                return self._chunk(piece)
+            return self._chunk(piece)
         except (ValueError, RecursionError) as cause:  # not JSON, of another form, or nested too deep
             if event.data.startswith(_DONE):
                 self.over = True
             else:
                 self._take_unreadable(event, cause)
             return None
-        assembly.has_choice = assembly.has_message = True
-        assembly.texts.append(text)
-        return Chunk(text)
 
     def _first_piece(self, data: str) -> _Piece:
         piece = _FIRST_PIECE.decode(data)
@@ -351,19 +352,6 @@ class RelayDecoder(StreamDecoder):
             chunk = _NOTHING
         raw = data.replace("\n", " ").encode()
         return Chunk(chunk.text, chunk.reasoning, chunk.tool_calls, chunk.finish_reason, chunk.usage, raw=raw)
-
-
-def _only_text(piece: _Piece) -> str | None:
-    """The text of a piece that brings nothing else, as nearly all do; None for any other."""
-    choices = piece.choices
-    if piece.usage or not choices or len(choices) > 1 or (choice := choices[0]) is None:
-        return None
-    if choice.index or choice.error or choice.finish_reason or (delta := choice.delta) is None:
-        return None
-    if delta.refusal or delta.tool_calls or delta.function_call or delta.reasoning_content or delta.reasoning:
-        return None
-    text = delta.content
-    return text if isinstance(text, str) and text else None
 
 
 def _first_choice(choices: list[_Choice | None] | None) -> _Choice | None:

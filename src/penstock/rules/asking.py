@@ -1,12 +1,17 @@
-"""What is asked of every row of a run, as one value. How it becomes requests is `rules.template`'s."""
+"""What is asked of one answer, and of every row of a run, as one value. How it becomes requests is `rules.template`'s."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import msgspec
 
+from penstock.records import Request
 from penstock.rules.template import OUTPUT_KEYS, Template
+
+Prompt: TypeAlias = str | Sequence[Mapping[str, Any]] | Request
+"""What one answer is asked for by: a text, messages, or a request that is whole."""
 
 
 class Asking(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,6 +42,9 @@ class Charge(NamedTuple):
 NOTHING = Charge(requests=0.0)
 """What a request costs that was never sent."""
 
+ONE_REQUEST = Charge()
+"""What it costs where no limit counts tokens."""
+
 
 class Estimate(NamedTuple):
     """Tokens that one request is expected to take; `most_output` is its own limit, None where it has none."""

@@ -16,18 +16,10 @@ from penstock.errors import Kind, RequestError, request_error
 from penstock.records import Calls, Entry, Response, Result, Usage
 from penstock.rules.identity import ANSWERED, FAILED, REFUSED
 from penstock.rules.retry import TREATMENT
+from penstock.rules.tally import Sums, Taken
 
 NO_REQUEST = bytes(16)
 """Stands for the request of a row that could not become one."""
-
-
-class Taken(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the calls of a workflow's row took, all together."""
-
-    calls: Calls
-    attempts: int = 0
-    ambiguous: int = 0
-    cost: float | None = None
 
 
 class Meta(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -48,15 +40,6 @@ class Meta(msgspec.Struct, frozen=True, omit_defaults=True):
     taken: Taken | None = None
     ended: float | None = None
     """When the row was over, in Unix seconds; older ledgers do not say."""
-
-
-class Sums(msgspec.Struct, frozen=True):
-    """The part of `Meta` that is summed up."""
-
-    ambiguous: int = 0
-    cost: float | None = None
-    usage: Usage | None = None
-    taken: Taken | None = None
 
 
 class StoredError(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -29,15 +29,15 @@ class _Line(Generic[T]):
 
 
 class FairQueue(Generic[T]):
-    """Items in lanes, each with a cost: what it takes of the flow, in any unit."""
+    """Items in lanes, each with a cost: what it takes of the flow, in any unit. `length` is how many wait."""
 
     def __init__(self) -> None:
         self._lines: dict[str, _Line[T]] = {}
         self._virtual = 0.0
-        self._length = 0
+        self.length = 0
 
     def __len__(self) -> int:
-        return self._length
+        return self.length
 
     def __iter__(self) -> Iterator[T]:
         return (item for line in self._lines.values() for item, _ in line.waiting)
@@ -57,7 +57,7 @@ class FairQueue(Generic[T]):
             line.waiting.appendleft((item, cost))
         else:
             line.waiting.append((item, cost))
-        self._length += 1
+        self.length += 1
 
     def head(self) -> T:
         """Whose turn it is."""
@@ -69,12 +69,12 @@ class FairQueue(Generic[T]):
         finish = line.finish()
         self._virtual, line.start = max(self._virtual, line.start), finish
         line.waiting.popleft()
-        self._length -= 1
+        self.length -= 1
 
     def drop(self) -> None:
         """The head has gone away without a turn."""
         self._next().waiting.popleft()
-        self._length -= 1
+        self.length -= 1
 
     def _next(self) -> _Line[T]:
         if len(self._lines) == 1:

@@ -75,7 +75,7 @@ class Governor:
     @property
     def knows_rate(self) -> bool:
         """True where a limit was set, told or found, so that the rate bounds the flow."""
-        return self._pace.rate is not None or any(budget.paces for budget in self._budgets)
+        return self._pace.is_known or any(budget.paces for budget in self._budgets)
 
     def admit(self, now: float, charge: Charge) -> Wait | None:
         """Spend the charge from every budget and return None, or spend nothing and tell until when to wait."""
@@ -85,7 +85,7 @@ class Governor:
             if (ready := self._first_steps.ready_at(1.0)) > now:
                 return Wait(ready, "a first word of the provider")
             self._first_steps.take(now, 1.0)
-        if (ready := self._pace.ready_at()) > now:
+        if self._pace.is_known and (ready := self._pace.ready_at()) > now:
             return Wait(ready, "the pace that the provider allows")
         if self.rule.doubling_seconds is not None:
             self._rise(now, self.rule.doubling_seconds)

@@ -37,6 +37,8 @@ class Pace:
 
     def __init__(self) -> None:
         self._bucket: Bucket | None = None
+        self.is_known = False
+        """True once there is a rate to keep to."""
         self._share = 0.0
         self._answers = 0.0
         self._own_pauses = 0.0
@@ -66,7 +68,12 @@ class Pace:
     def answered(self, now: float) -> None:
         """An answer came: the rate grows by 1 % a second of use, ever faster the longer no cut was needed."""
         self._share *= SHARE_DECAY
-        self._count(now)
+        if self._counted_since is not None:
+            self._answers += 1
+            if now - self._counted_since > FORGOTTEN_AFTER:
+                # The older half is forgotten, so that a quiet hour does not count as a slow provider.
+                self._answers, self._counted_since = self._answers / 2, now - FORGOTTEN_AFTER / 2
+                self._own_pauses = min(self._own_pauses, FORGOTTEN_AFTER) / 2
         if self._bucket is not None and self._bucket.rate < MOST_ABOVE * self._measured(now):
             growth = GROWTH_A_SECOND * 2.0 ** min((now - self._cut_at) / GROWTH_DOUBLES_IN, 6.0)
             # While the rate binds, `rate` answers come in a second, so each adds g to the rate for a growth by g a second.
@@ -97,19 +104,10 @@ class Pace:
             return math.inf
         return self._answers / max(seconds - self._own_pauses, SHORTEST_SECONDS)
 
-    def _count(self, now: float) -> None:
-        if self._counted_since is None:
-            return
-        self._answers += 1
-        if now - self._counted_since > FORGOTTEN_AFTER:
-            # The older half is forgotten, so that a quiet hour does not count as a slow provider.
-            self._answers, self._counted_since = self._answers / 2, now - FORGOTTEN_AFTER / 2
-            self._own_pauses = min(self._own_pauses, FORGOTTEN_AFTER) / 2
-
     def _cut(self, now: float) -> None:
         rate, whole_at = CUT * self._measured(now), now
         if self._bucket is not None:
             rate, whole_at = min(rate, SMALLEST_CUT * self._bucket.rate), self._bucket.whole_at
-        self._bucket = Bucket(max(rate, SLOWEST), BURST, whole_at)
+        self._bucket, self.is_known = Bucket(max(rate, SLOWEST), BURST, whole_at), True
         self._answers = self._own_pauses = 0.0
         self._counted_since, self._cut_at = None, now

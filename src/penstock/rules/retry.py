@@ -69,16 +69,13 @@ class Breaker:
 
     def __init__(self) -> None:
         self._streak = 0
+        self.open = False
+        """True while nothing but failures comes back."""
         self._reached = False
         self._answered = False
         self._failing_since: float | None = None
         self._probing = False
         self._probe_at = 0.0
-
-    @property
-    def open(self) -> bool:
-        """True while nothing but failures comes back."""
-        return self._streak >= STREAK_THAT_OPENS
 
     @property
     def reached(self) -> bool:
@@ -110,7 +107,7 @@ class Breaker:
 
     def answer(self) -> None:
         """The origin is alive: an answer that is neither 5xx nor a failure to connect."""
-        self._streak, self._probing, self._failing_since = 0, False, None
+        self._streak, self.open, self._probing, self._failing_since = 0, False, False, None
         self._reached = self._answered = True
 
     def failure(self, now: float, random: float, *, connected: bool) -> None:
@@ -121,7 +118,7 @@ class Breaker:
         if self.open and not self._probing:
             return
         self._streak += 1
-        self._probing = False
+        self.open, self._probing = self._streak >= STREAK_THAT_OPENS, False
         gap = min(2.0 ** min(self._streak - STREAK_THAT_OPENS, 6), LONGEST_BACKOFF) * (0.75 + random / 4)
         self._probe_at = now + (gap if self._reached else min(gap, LONGEST_PROBE_GAP_BEFORE_FIRST_ANSWER))
 

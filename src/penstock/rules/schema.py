@@ -69,7 +69,9 @@ class Form(msgspec.Struct, frozen=True):
 
 
 def form_of(response_model: Any) -> Form:
-    """The form of a model. Raises `UsageError` for what no answer can be checked by."""
+    """The form of a model; one that is made already is itself. Raises `UsageError` for what no answer can be checked by."""
+    if isinstance(response_model, Form):
+        return response_model
     if isinstance(response_model, Mapping):
         return _schema_form(response_model)
     try:
@@ -289,8 +291,7 @@ def ask_for(request: Request, form: Form, native: Native, correction: list[dict[
 
     Raises `UsageError` where the request has a `response_format` of its own.
     """
-    if "response_format" in request.params:
-        raise UsageError("give response_model or response_format, not both: each says what form the answer must have")
+    require_no_other_form(request.params)
     messages, params = request.messages, request.params
     if native == "json_schema":
         params = params | {"response_format": {"type": "json_schema", "json_schema": _native(form)}}
@@ -299,6 +300,12 @@ def ask_for(request: Request, form: Form, native: Native, correction: list[dict[
     if native == "json_object":
         params = params | {"response_format": {"type": "json_object"}}
     return Request(messages + (correction or []), request.model, params)
+
+
+def require_no_other_form(params: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for parameters that ask for a form themselves."""
+    if "response_format" in params:
+        raise UsageError("give response_model or response_format, not both: each says what form the answer must have")
 
 
 def _native(form: Form) -> dict[str, Any]:

@@ -19,9 +19,8 @@ This module reads no file and never judges whether a provider takes what is aske
 from __future__ import annotations
 
 import re
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice, pairwise
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, NoReturn
 
 import msgspec
@@ -137,6 +136,7 @@ class Template:
         self._params = _run_params(params or {})
         self._id_column = id_column
         self._keep = tuple(dict.fromkeys(keep))
+        self._takes_text_as_it_is = prompt is None and id_column is None and not self._keep
         self._outside_body = frozenset({"id", "custom_id", "messages"} | ({id_column} if id_column else set()))
         self._not_asked = self._outside_body | {"model"}
         if overwritten := taken.intersection(self._keep):
@@ -151,13 +151,16 @@ class Template:
 
     def row(self, raw: RawRow) -> Row:
         """The row ready to be sent; raises `InputError`, which says where and why, for one that cannot be."""
+        if self._takes_text_as_it_is and type(raw.values) is str and raw.error is None:
+            # What programs pass in most: the way of all other rows would add a twentieth to a whole call.
+            return Row(raw.index, raw.index, self._asking(_not_empty(raw.values, raw.where), {}, raw.where))
         values, where = _values(raw), raw.where
-        batch = _is_batch_line(values)
+        batch = "body" in values and _is_batch_line(values)
         if batch:
             request = self._batch_request(values, where)
         elif "messages" in values:
             own = {key: value for key, value in values.items() if key not in self._outside_body}
-            request = self._request(_messages(values["messages"], where), own, where)
+            request = self._request(_jsonable(_messages(values["messages"], where), where), own, where)
         else:
             request = self._prompt_request(values, where)
         columns = self._kept(values, where) if self._keep else {}
@@ -185,7 +188,7 @@ class Template:
         value = values[column]
         if type(value) is int or (type(value) is str and value):
             return value
-        _refuse(raw.where, f"{column!r} must be a whole number or a text that is not empty, not {_shown(value)}")
+        _refuse(raw.where, f"{column!r} must be a whole number or a text that is not empty, not {shown(value)}")
 
     def _kept(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
         for column in self._keep:
@@ -200,14 +203,14 @@ class Template:
         if missing:
             _refuse(where, f"a batch line needs {_listed(missing)} too")
         if values["method"] != "POST":
-            _refuse(where, f"method must be POST, not {_shown(values['method'])}")
+            _refuse(where, f"method must be POST, not {shown(values['method'])}")
         if values["url"] not in _BATCH_URLS:
-            _refuse(where, f"url must be /v1/chat/completions, not {_shown(values['url'])}; split such lines off")
+            _refuse(where, f"url must be /v1/chat/completions, not {shown(values['url'])}; split such lines off")
         body = values["body"]
         if not isinstance(body, Mapping):
-            _refuse(where, f"body must be an object, not {_shown(body)}")
+            _refuse(where, f"body must be an object, not {shown(body)}")
         own = {key: value for key, value in body.items() if key != "messages"}
-        return self._request(_messages(body.get("messages"), where), own, where)
+        return self._request(_jsonable(_messages(body.get("messages"), where), where), own, where)
 
     def _prompt_request(self, values: Mapping[str, Any], where: str) -> Request:
         own: dict[str, Any] = {}
@@ -215,7 +218,12 @@ class Template:
             own = _row_params(values["params"], where)
         if values.get("model"):
             own["model"] = values["model"]
-        return self._request([{"role": "user", "content": self._text(values, where)}], own, where)
+        return self._asking(self._text(values, where), own, where)
+
+    def _asking(self, text: str, own: dict[str, Any], where: str) -> Request:
+        if not text.isascii():
+            _require_json(text, where)  # it may hold half of a surrogate pair
+        return self._request([{"role": "user", "content": text}], own, where)
 
     def _text(self, values: Mapping[str, Any], where: str) -> str:
         if self._prompt is None:
@@ -226,16 +234,18 @@ class Template:
         return self._prompt.fill(values, where)
 
     def _request(self, messages: list[dict[str, Any]], own: dict[str, Any], where: str) -> Request:
+        if self._system and not any(message["role"] in _INSTRUCTIONS for message in messages):
+            messages = self._system + messages
+        if not own:
+            return Request(messages, None, self._params.copy())
         params = {**self._params, **own}
         for name in ("stream", "stream_options"):
             if params.pop(name, None):
                 _refuse(where, f"{name} must be left out: the answers of a run are whole")
         model = params.pop("model", None) or None
         if model is not None and not isinstance(model, str):
-            _refuse(where, f"model must be text, not {_shown(model)}")
-        if self._system and not any(message["role"] in _INSTRUCTIONS for message in messages):
-            messages = self._system + messages
-        _require_json((messages, params), where)
+            _refuse(where, f"model must be text, not {shown(model)}")
+        _require_json(own, where)
         return Request(messages, model, params)
 
 
@@ -251,12 +261,12 @@ def _run_params(params: Mapping[str, Any]) -> dict[str, Any]:
         _require_json(params, "params")
     except InputError as error:
         raise UsageError(str(error)) from error
-    return dict(params)
+    return {name: value for name, value in params.items() if name not in ("stream", "stream_options")}
 
 
 def _row_params(params: Any, where: str) -> dict[str, Any]:
     if not isinstance(params, Mapping):
-        _refuse(where, f"params must be an object, not {_shown(params)}")
+        _refuse(where, f"params must be an object, not {shown(params)}")
     if "messages" in params:
         _refuse(where, "params must not have messages beside a prompt; make it a row with messages")
     return dict(params)
@@ -267,7 +277,11 @@ def _own_prompt(values: Mapping[str, Any], where: str) -> str:
         _refuse(where, f"no prompt and no messages; give --prompt with {{column}} fields, of: {_listed(values)}")
     text = values["prompt"]
     if not isinstance(text, str):
-        _refuse(where, f"prompt must be text, not {_shown(text)}")
+        _refuse(where, f"prompt must be text, not {shown(text)}")
+    return _not_empty(text, where)
+
+
+def _not_empty(text: str, where: str) -> str:
     if not text or text.isspace():
         _refuse(where, "the prompt is empty; fill it in or leave the row out")
     return text
@@ -284,21 +298,26 @@ def _values(raw: RawRow) -> Mapping[str, Any]:
         return {"text": values, "prompt": values}
     if isinstance(values, Mapping):
         return values
-    _refuse(raw.where, f"a row must be text or an object, not {_shown(values)}")
+    _refuse(raw.where, f"a row must be text or an object, not {shown(values)}")
 
 
 def _is_batch_line(values: Mapping[str, Any]) -> bool:
-    """True of the four keys, and of a `body` with messages: what such a line lacks is then told by name."""
-    body = values.get("body")
+    """Of a row with a `body`: true of the four keys, and of messages in it; what such a line lacks is then told by name."""
+    body = values["body"]
     return (isinstance(body, Mapping) and "messages" in body) or values.keys() >= _BATCH_KEYS
 
 
 def _messages(messages: Any, where: str) -> list[dict[str, Any]]:
     if not isinstance(messages, list) or not messages:
-        _refuse(where, f"messages must be a list that is not empty, not {_shown(messages)}")
+        _refuse(where, f"messages must be a list that is not empty, not {shown(messages)}")
     for message in messages:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            _refuse(where, f"each message must be an object with a role, not {_shown(message)}")
+            _refuse(where, f"each message must be an object with a role, not {shown(message)}")
+    return messages
+
+
+def _jsonable(messages: list[dict[str, Any]], where: str) -> list[dict[str, Any]]:
+    _require_json(messages, where)
     return messages
 
 
@@ -309,89 +328,7 @@ def _require_json(values: Any, where: str) -> None:
         raise InputError(where, f"cannot be written as JSON: {error}") from error
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value for a message, short."""
     shown = "null" if value is None else repr(value)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
-
-
-class InputCheck(msgspec.Struct, frozen=True):
-    """What the first reading found: how many rows there are, and what is wrong; with errors it may have ended early."""
-
-    rows: int
-    errors: list[InputError]
-
-
-def check_rows(read: Callable[[], Iterable[RawRow]], render: Callable[[RawRow], Row], at_most: int = 20) -> InputCheck:
-    """Read all rows once; tell up to `at_most` that cannot be sent (`render` raises) or whose id another row has.
-
-    `read` starts over each time; a second reading is made only where two ids may be equal. Memory is 8 bytes for each
-    row that has an id of its own.
-    """
-    count, errors, ids = 0, [], _SeenIds()
-    for raw in read():
-        count += 1
-        try:
-            ids.add(raw.index, render(raw).id)
-        except InputError as error:
-            errors.append(error)
-            if len(errors) >= at_most:
-                return InputCheck(count, errors)
-    suspects = ids.suspects()
-    if suspects:
-        errors += islice(_duplicates(read(), render, suspects), at_most - len(errors))
-    return InputCheck(count, errors)
-
-
-def _duplicates(rows: Iterable[RawRow], render: Callable[[RawRow], Row], suspects: set[int]) -> Iterator[InputError]:
-    """The rows whose id an earlier one has, among ids whose hash is suspect: equal hashes need not be equal ids."""
-    first: dict[str | int, str] = {}
-    for raw in rows:
-        try:
-            row_id = render(raw).id
-        except InputError:
-            continue  # told by the first reading
-        if _id_hash(row_id) not in suspects:
-            continue
-        if row_id in first:
-            yield InputError(raw.where, f"the id {_shown(row_id)} is also that of {first[row_id]}; ids must differ")
-        else:
-            first[row_id] = raw.where
-
-
-def _id_hash(row_id: str | int) -> int:
-    """64 bits of an id. Whole numbers are hashed as text: their own hash is the number, which fills one part only."""
-    return hash(row_id if type(row_id) is str else f"\0{row_id}") & 0xFFFF_FFFF_FFFF_FFFF
-
-
-class _SeenIds:
-    """Hashes of ids, 8 bytes each, in parts by their top byte so that one part at a time is sorted.
-
-    As long as each id is the row's own index nothing is stored, for these differ by themselves.
-    """
-
-    _MAX_SUSPECTS = 1_000  # far more than are ever told; bounds the second reading where every id is a duplicate
-
-    def __init__(self) -> None:
-        self._natural = 0
-        self._parts = [array("Q") for _ in range(256)]
-        self._suspects: set[int] = set()
-
-    def add(self, index: int, row_id: str | int) -> None:
-        if type(row_id) is int and 0 <= row_id < self._natural:
-            if len(self._suspects) < self._MAX_SUSPECTS:
-                self._suspects.add(_id_hash(row_id))
-        elif row_id == index == self._natural:
-            self._natural += 1
-        else:
-            hashed = _id_hash(row_id)
-            self._parts[hashed >> 56].append(hashed)
-
-    def suspects(self) -> set[int]:
-        """Hashes that came more than once: all of them, or about as many as `_MAX_SUSPECTS`."""
-        suspects = set(self._suspects)
-        for part in self._parts:
-            if len(suspects) >= self._MAX_SUSPECTS:
-                break
-            suspects.update(hashed for hashed, following in pairwise(sorted(part)) if hashed == following)
-        return suspects

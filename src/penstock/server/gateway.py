@@ -77,5 +77,6 @@ class Gateway:
 
 def passed_on(caller: Caller, outcome: Outcome) -> Headers:
     """What the provider tells of limits, and under which id it knows the request."""
-    provider = caller.account.provider
-    return [*provider.passed_on(outcome.headers), *upstream_header(provider.request_id(outcome.headers))]
+    provider, response = caller.account.provider, outcome.response
+    request_id = response.request_id if response is not None else provider.request_id(outcome.headers)
+    return [*provider.passed_on(outcome.headers), *upstream_header(request_id)]

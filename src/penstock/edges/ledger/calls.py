@@ -67,9 +67,11 @@ class CallTable:
         """A call of a row is recorded."""
         self._numbers.setdefault(index, set()).add(number)
 
-    def over(self, index: int) -> None:
-        """A row has its value, and asks for its calls no more."""
-        self._numbers.pop(index, None)
+    def over(self, indices: Iterable[int]) -> None:
+        """These rows have their values, and ask for their calls no more."""
+        if self._numbers:
+            for index in indices:
+                self._numbers.pop(index, None)
 
     def has(self, index: int) -> bool:
         """True where a call of a row that is not over is recorded."""

@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
+from penstock.edges._sqlite import connect, found_in
 from penstock.edges.ledger.salvage import copy_with_first_page, salvage
 from penstock.edges.ledger.schema import APPLICATION, SCHEMA, VERSION
 from penstock.edges.ledger.slots import marks_in
@@ -80,7 +81,7 @@ def _open(path: Path) -> sqlite3.Connection:
         with disk_trouble(path):
             if made_here:
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            return sure_of_damage(path, lambda: _connect(path))
+            return sure_of_damage(path, lambda: connect(path, _set_up))
     except LedgerFailed as failed:
         error = failed.__cause__
         foreign = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
@@ -91,21 +92,9 @@ def _open(path: Path) -> sqlite3.Connection:
         raise
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-    try:
-        _set_up(connection, path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
 def _set_up(connection: sqlite3.Connection, path: Path) -> None:
-    kind = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if tables and kind != APPLICATION:
+    application, version, tables = found_in(connection)
+    if tables and application != APPLICATION:
         raise UsageError(f"{path} is another program's database: choose another output")
     if tables and version != VERSION:
         raise UsageError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import struct
+from collections.abc import Sequence
+from itertools import chain
 from operator import lt
 
 from penstock.records import Call, Entry
@@ -39,6 +41,10 @@ INSERT INTO forgotten VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET sends = sends +
 
 COLUMNS = "position, state, request, meta, body, checksum"
 INSERT = f"INSERT OR REPLACE INTO results ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608  constants only
+ROWS_A_STATEMENT = (64, 16, 4, 1)
+"""SQLite's lock is asked for again after each statement: one for each row makes two threads wait for each other."""
+
+INSERTS = {rows: INSERT + ", (?, ?, ?, ?, ?, ?)" * (rows - 1) for rows in ROWS_A_STATEMENT}
 PAGE = f"SELECT {COLUMNS} FROM results WHERE position >= ? AND position < ? ORDER BY position LIMIT ?"  # noqa: S608
 
 CALL_COLUMNS = "number, position, request, occurrence, state, meta, body, checksum"
@@ -58,6 +64,15 @@ def to_row(run: int, entry: Entry) -> RowTuple:
     """An entry as the table holds it, with its checksum."""
     proof = checksum(run, entry.index, entry.state, entry.request, entry.meta, entry.body)
     return place(run, entry.index), entry.state, entry.request, entry.meta, entry.body, proof
+
+
+def insert(connection: sqlite3.Connection, rows: Sequence[RowTuple]) -> None:
+    """Write rows, many with each statement."""
+    at = 0
+    for many in ROWS_A_STATEMENT:
+        while at + many <= len(rows):
+            connection.execute(INSERTS[many], list(chain.from_iterable(rows[at : at + many])))
+            at += many
 
 
 def is_intact(row: RowTuple) -> bool:

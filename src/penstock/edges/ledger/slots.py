@@ -75,7 +75,8 @@ class Slots:
             raise LedgerFailed(f"{reason}; mend that, then run the same command again") from error
         self.run, self.session, self.committed, self.calls = _header(self._map)
         self._free = list(range(len(self._map) - SLOT.size, FIRST_SLOT - 1, -SLOT.size))
-        self._held: dict[int, tuple[int, int]] = {}
+        self._held: dict[int, int] = {}
+        """Where the mark of a row stands."""
 
     def left_over(self) -> Marks:
         """What a run that died was sending."""
@@ -83,7 +84,7 @@ class Slots:
 
     def under_way(self) -> int:
         """The sends that stand in it now."""
-        return sum(sends for _, sends in self._held.values())
+        return sum(map(self._sends_at, self._held.values()))
 
     def begin(self, run: int, session: int, committed: int, calls: int = 0) -> None:
         """Forget the marks of the run before; called once they stand in the database."""
@@ -94,32 +95,37 @@ class Slots:
 
     def mark(self, index: int) -> None:
         """This row is about to be sent, once or once more."""
-        held = self._held.get(index)
-        if held is None:
+        offset = self._held.get(index)
+        if offset is None:
             if not self._free:
                 self._grow()
-            held = self._free.pop(), 0
-        self._write(index, held[0], held[1] + 1)
+            offset = self._held[index] = self._free.pop()
+            sends = 1
+        else:
+            sends = self._sends_at(offset) + 1
+        SLOT.pack_into(self._map, offset, sends << SENDS_FROM_BIT | index + 1)
+
+    def _sends_at(self, offset: int) -> int:
+        (mark,) = SLOT.unpack_from(self._map, offset)
+        return int(mark) >> SENDS_FROM_BIT
 
     def take_back(self, index: int, sends: int = 1) -> None:
         """The last sends of this row are known to cost nothing, or what came of them is committed."""
-        offset, held = self._held.get(index, (0, 0))
-        if held > sends:
-            self._write(index, offset, held - sends)
-        elif held:
+        offset = self._held.get(index)
+        if offset is None:
+            return
+        if (left := self._sends_at(offset) - sends) > 0:
+            SLOT.pack_into(self._map, offset, left << SENDS_FROM_BIT | index + 1)
+        else:
             self.clear((index,))
 
     def clear(self, indices: Iterable[int]) -> None:
         """What came of these rows is committed."""
         for index in indices:
-            offset, sends = self._held.pop(index, (0, 0))
-            if sends:
+            offset = self._held.pop(index, None)
+            if offset is not None:
                 SLOT.pack_into(self._map, offset, 0)
                 self._free.append(offset)
-
-    def _write(self, index: int, offset: int, sends: int) -> None:
-        self._held[index] = offset, sends
-        SLOT.pack_into(self._map, offset, sends << SENDS_FROM_BIT | index + 1)
 
     def add_committed(self, rows: int, calls: int = 0) -> None:
         """Raise the high-water marks: so many more rows and calls must be found after a crash."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from penstock.edges._sqlite import transaction
 from penstock.edges.ledger.calls import CallTable
 from penstock.edges.ledger.lock import Lock, refuse_network_disk
 from penstock.edges.ledger.opening import beside, move_aside, open_ledger, replace_damaged
@@ -27,6 +27,8 @@ from penstock.edges.ledger.schema import (
     INSERT,
     LAST_INDEX,
     PAGE,
+    RowTuple,
+    insert,
     is_intact,
     place,
     require_order,
@@ -141,7 +143,7 @@ class LedgerFile:
         session, marks = self._slots.session, self._slots.left_over()
         sends = {place(marks.run, index): sends for index, sends in marks.sends.items()}
         rows = [(session, at, sends) for at, sends in sends.items() if not self._is_answered(at)]
-        with self._transaction():
+        with transaction(self._connection):
             self._connection.executemany("INSERT OR IGNORE INTO forgotten VALUES (?, ?, ?)", rows)
             if self.lost:
                 self._connection.execute("INSERT OR IGNORE INTO losses VALUES (?, ?)", (session, self.lost))
@@ -218,19 +220,20 @@ class LedgerFile:
 
     async def commit(self, entries: Sequence[Entry], calls: Sequence[Call] = ()) -> None:
         """Record durably. Raises `LedgerFailed`; then nothing of it counts."""
-        replaced = [place(self.run, entry.index) for entry in entries if self.state(entry.index) != ABSENT]
-        numbers = await self._in_writer(
-            lambda: self._write([to_row(self.run, entry) for entry in entries], replaced, calls)
-        )
+        run, states = self.run, self._states
+        known = len(states)
+        replaced = [
+            place(run, entry.index) for entry in entries if entry.index < known and states[entry.index] != ABSENT
+        ]
+        numbers = await self._in_writer(lambda: self._write([to_row(run, entry) for entry in entries], replaced, calls))
         for call, number in zip(calls, numbers, strict=True):
             self._calls.stands_at(call.entry.index, number)
             answered = call.entry.state == ANSWERED
             self._slots.take_back(call.entry.index, sums_in(call.entry.meta).ambiguous + answered)
+        self._calls.over(entry.index for entry in entries if entry.state == ANSWERED)
         for entry in entries:
             self._set_state(entry.index, entry.state)
-            if entry.state == ANSWERED:
-                self._calls.over(entry.index)
-        self._slots.clear(entry.index for entry in entries)
+        self._slots.clear([entry.index for entry in entries])
         self._slots.add_committed(len(entries) - len(replaced), sum(not call.number for call in calls))
 
     async def find(self, index: int, request: bytes) -> Entry | None:
@@ -289,31 +292,17 @@ class LedgerFile:
 
         return await asyncio.get_running_loop().run_in_executor(self._writer, guarded)
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All of it or nothing."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
-
-    def _write(
-        self, rows: Sequence[tuple[object, ...]], replaced: Sequence[int], calls: Sequence[Call] = ()
-    ) -> Sequence[int]:
+    def _write(self, rows: Sequence[RowTuple], replaced: Sequence[int], calls: Sequence[Call] = ()) -> Sequence[int]:
         """Returns where the calls stand."""
-        with self._transaction():
+        with transaction(self._connection):
             for position in replaced:
                 if (before := self._at(position)) is not None and (sends := meta_of(before).ambiguous):
                     self._connection.execute(FORGET, (self._slots.session, position, sends))
-            self._connection.executemany(INSERT, rows)
+            insert(self._connection, rows)
             return self._calls.write(self._connection, self._slots.session, self.run, calls) if calls else ()
 
     def _claim(self, index: int, request: bytes, occurrence: int) -> Call | None:
-        with self._transaction():
+        with transaction(self._connection):
             return self._calls.claim(self._connection, self.run, index, request, occurrence)
 
     def _at(self, position: int) -> Entry | None:
@@ -328,7 +317,7 @@ class LedgerFile:
             return entry, 0
         self._connection.execute("CREATE INDEX IF NOT EXISTS by_request ON results (request, position)")
         elsewhere = self._unclaimed(request)
-        with self._transaction():
+        with transaction(self._connection):
             if entry is not None:
                 self._move(here, entry, ORPHANS, self._next_orphan())
             if elsewhere is not None:
