@@ -9,7 +9,8 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import msgspec
 
@@ -17,20 +18,29 @@ from penstock.edges.clock import SystemClock
 from penstock.edges.environment import api_key as key_of
 from penstock.edges.environment import connection_cap, raise_descriptor_limit
 from penstock.edges.http import HttpTransport
+from penstock.edges.http.resolver import Resolver
 from penstock.engine.attempt import Account
 from penstock.engine.gate import Gate, Rules
-from penstock.errors import InputError, LoopMismatch, UsageError
+from penstock.errors import InputError, LoopMismatch, NotSent, UsageError
 from penstock.options import Limits, Timeouts
 from penstock.ports import Clock, Transport
 from penstock.providers.catalog import SERVICES, Service, bare_model, ending_streams_with, split_model
 from penstock.providers.openai import chat_completions
 from penstock.records import Response, Row
 
+if TYPE_CHECKING:
+    from penstock.edges.processes.transport import ProcessTransport
+    from penstock.engine.run import Run
+    from penstock.errors import RunStopped
+
 MOST_CONCURRENCY = 1_000
 """In flight at most where the user sets nothing: limits, or what the engine behind can use, bind before it."""
 
 NOWHERE = "http://127.0.0.1:9/v1"
 """Stands for an address that is not known yet, or not needed: a server of our own, or answers that are only read."""
+
+ELSEWHERE = ("192.0.2.1", 9)
+"""An address that is not of this machine (RFC 5737) and no name that would be looked up."""
 
 
 class Access:
@@ -52,6 +62,7 @@ class Access:
         transport: Transport | None,
         clock: Clock | None,
         stream_end: str | None = None,
+        processes: int = 1,
     ) -> None:
         self.service, self.model = split_model(model, base_url)
         if stream_end is not None:
@@ -59,7 +70,12 @@ class Access:
         self.limits, self.timeouts = limits, timeouts
         self.note = ""
         self._adaptive = max_concurrency is None
-        self.max_concurrency = _whole_number(max_concurrency)
+        self.max_concurrency = _whole_number(
+            "max_concurrency", MOST_CONCURRENCY if max_concurrency is None else max_concurrency
+        )
+        self._processes = self._checked(processes, transport)
+        self._runs: WeakSet[Run] = WeakSet()
+        self._lost: RunStopped | None = None
         if transport is None:
             self._keep_within_descriptors()
         self._base_url = base_url
@@ -72,7 +88,7 @@ class Access:
         self._transport, self._clock = transport, clock or SystemClock()
         if transport is None:
             # What can never be sent is told here, not in the middle of a run.
-            self._new_transport().check(self.provider.call(b"", self.model))
+            self._own_transport().check(self.provider.call(b"", self.model))
         self._stack = AsyncExitStack()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening = asyncio.Lock()
@@ -123,7 +139,7 @@ class Access:
             await self._start_builtin()
         transport = self._transport
         if transport is None:
-            transport = await self._stack.enter_async_context(_closing(self._new_transport()))
+            transport = await self._stack.enter_async_context(_closing(await self._new_transport()))
         self.account = Account(
             clock=self._clock,
             transport=transport,
@@ -134,8 +150,44 @@ class Access:
         )
         return self.account
 
-    def _new_transport(self) -> HttpTransport:
+    async def _new_transport(self) -> HttpTransport | ProcessTransport:
+        if self._processes == 1:
+            return self._own_transport()
+        from penstock.edges.processes.transport import ProcessTransport
+
+        transport = ProcessTransport(
+            self._processes,
+            max_connections=self.max_concurrency,
+            lost=self._stop,
+            loopback_only=await _network_is_forbidden(),
+        )
+        await transport.open()
+        return transport
+
+    def _own_transport(self) -> HttpTransport:
         return HttpTransport(environ=os.environ, max_connections=self.max_concurrency)
+
+    def watch(self, run: Run) -> None:
+        """A run of this account: it ends early where a sending process is lost, with what came back recorded."""
+        self._runs.add(run)
+        if self._lost is not None:
+            run.stop(self._lost)
+
+    def _stop(self, reason: RunStopped) -> None:
+        self._lost = self._lost or reason
+        for run in tuple(self._runs):
+            run.stop(reason)
+
+    def _checked(self, asked: Any, transport: Transport | None) -> int:
+        """How many processes send."""
+        processes = _whole_number("processes", asked)
+        if processes > 1 and transport is not None:
+            raise UsageError("processes: a transport of your own sends from this process; leave one of the two out")
+        if processes > self.max_concurrency:
+            raise UsageError(
+                f"processes: {processes:,} have no use for {self.max_concurrency:,} requests in flight; ask for fewer"
+            )
+        return processes
 
     async def _start_builtin(self) -> None:
         """The built-in model is served over loopback HTTP, so that it takes the path that a real provider takes."""
@@ -146,7 +198,7 @@ class Access:
 
     def _keep_within_descriptors(self) -> None:
         """As many as the limit of open files allows: a user's figure is refused above it, our own lowered, with a note."""
-        cap, wanted = connection_cap(raise_descriptor_limit()), self.max_concurrency
+        cap, wanted = connection_cap(raise_descriptor_limit()) * self._processes, self.max_concurrency
         if wanted <= cap:
             return
         many = f"{wanted:,} requests in flight need more open files than the system allows"
@@ -174,17 +226,25 @@ def _unused(transport: Transport | None) -> str | None:
     return "unused" if transport is not None else None
 
 
-def _whole_number(asked: Any) -> int:
-    if asked is None:
-        return MOST_CONCURRENCY
+def _whole_number(name: str, asked: Any) -> int:
     if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
-        raise UsageError(f"max_concurrency must be a positive whole number, not {asked!r}")
+        raise UsageError(f"{name} must be a positive whole number, not {asked!r}")
     return int(asked)
 
 
 @asynccontextmanager
-async def _closing(transport: HttpTransport) -> AsyncIterator[HttpTransport]:
+async def _closing(transport: HttpTransport | ProcessTransport) -> AsyncIterator[HttpTransport | ProcessTransport]:
+    """A generator, so that a loop that ends closes what a client that was dropped has left open."""
     try:
         yield transport
     finally:
         await transport.aclose()
+
+
+async def _network_is_forbidden() -> bool:
+    """Whether the switch of `forbid_network` is set, which another process must be told of."""
+    try:
+        await Resolver().addresses(*ELSEWHERE)
+    except NotSent:
+        return True
+    return False

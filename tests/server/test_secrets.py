@@ -393,10 +393,12 @@ def test_the_gate_sees_what_it_is_to_refuse(text: str) -> None:
 
 
 def test_no_part_of_the_package_makes_code_of_data() -> None:
-    """No pickle, marshal, yaml, eval or exec, and no shell."""
+    """No pickle, marshal, yaml, eval or exec, and no shell; the one place that starts processes starts this interpreter."""
     files = sorted(SOURCE.rglob("*.py"))
     assert len(files) > 100
-    assert {str(path): found for path in files if (found := offences(ast.parse(path.read_bytes())))} == {}
+    found = {path.relative_to(SOURCE).as_posix(): offences(ast.parse(path.read_bytes())) for path in files}
+    starts = {"edges/processes/starting.py": ["subprocess.Popen"]}
+    assert {name: offending for name, offending in found.items() if offending} == starts
 
 
 def test_the_search_for_secrets_finds_each_form_of_one() -> None:

@@ -11,8 +11,8 @@ import click
 import msgspec
 
 if TYPE_CHECKING:
-    from penstock.client import Asking
     from penstock.options import Limits
+    from penstock.rules.asking import Asking
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -98,7 +98,7 @@ patience_options = chain(
 
 def asking_of(given: Mapping[str, Any]) -> Asking:
     """What `row_options` ask of every row."""
-    from penstock.client import Asking
+    from penstock.rules.asking import Asking
 
     return Asking(
         prompt=prompt_of(given["prompt"], given["prompt_file"]),

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import click
 
 from penstock.cli.options import (
+    COUNT,
     NOT_NEGATIVE,
     POSITIVE,
     asking_of,
@@ -40,6 +41,8 @@ Examples:
   penstock run books/ -o out.jsonl -m openai/gpt-5-mini --workflow summarise
   penstock run rows.csv -o out.jsonl -m openai/gpt-5-mini --prompt "..." \\
       --tpm 2000000 --share 0.6 --max-cost 25
+  penstock run rows.jsonl -o out.jsonl -m vllm/my-model \\
+      --base-url http://gpu:8000/v1 --max-concurrency 4000 --processes 4
 
 \b
 Exit status: 0 every row ok; 1 finished, some rows failed; 2 bad usage or
@@ -59,6 +62,13 @@ command again to resume.
     help="Run `async def FUNCTION(row, llm)` over each row; or a ready-made one: summarise.",
 )
 @limit_options
+@click.option(
+    "--processes",
+    type=COUNT,
+    default=1,
+    metavar="N",
+    help="Processes that send, each on a core of its own, where one core is too slow.  [default: 1]",
+)
 @patience_options
 @click.option(
     "--grace",
@@ -95,6 +105,7 @@ def run(**given: Any) -> int:
         timeout=given["timeout"],
         deadline=given["deadline"],
         hedge=given["hedge"],
+        processes=given["processes"],
     )
     telling = Telling(
         summary=_summary(given["summary"], (job.input, job.output, str(job.ledger))),
