@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -215,7 +216,7 @@ HEAVY = (
         ("from penstock import PenstockError", (*HEAVY, "asyncio", "click", "httptools", "uvloop", "ssl")),
         ("from penstock.cli import status_of; status_of(['--help'])", (*HEAVY, "asyncio", "httptools", "uvloop")),
         ("from penstock.cli import status_of; status_of(['run', '--help'])", (*HEAVY, "asyncio", "httptools")),
-        ("from penstock import Client; Client('vllm/m')", tuple(set(HEAVY) - {"sqlite3"})),
+        ("from penstock import Client; Client('vllm/m')", HEAVY),
     ],
 )
 def test_what_is_heavy_is_loaded_when_it_is_used(program: str, absent: tuple[str, ...]) -> None:
@@ -223,6 +224,67 @@ def test_what_is_heavy_is_loaded_when_it_is_used(program: str, absent: tuple[str
     script = f"{program}\nimport sys\nprint('LOADED', *sorted({set(absent)!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "LOADED"
+
+
+FIRST_CALL = """
+import asyncio, sys, httptools, msgspec, uvloop
+needed = set(sys.modules)
+from penstock import Client
+imported = set(sys.modules)
+
+ANSWER = b'{"choices":[{"message":{"content":"Hi."},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}'
+HEAD = b"HTTP/1.1 200 OK\\r\\nx-ratelimit-limit-requests: 60\\r\\nx-ratelimit-reset-requests: 6m0s\\r\\n"
+
+async def answer(reader, writer):
+    await reader.readuntil(b"}")
+    writer.write(HEAD + b"Content-Length: %d\\r\\n\\r\\n" % len(ANSWER) + ANSWER)
+    await writer.drain()
+    writer.close()
+
+async def call():
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with server, Client("vllm/m", base_url=f"http://{host}:{port}/v1") as client:
+        assert (await client.generate("Hello")).text == "Hi."
+
+asyncio.run(call())
+print("IMPORTED", *sorted(imported - needed))
+print("LATER", *sorted(set(sys.modules) - imported))
+"""
+NOT_FOR_A_FIRST_CALL = frozenset(
+    [
+        # runs, their ledger, forecasts of them
+        *("penstock.recording", "penstock.edges.ledger", "penstock.engine.run", "penstock.engine.recorder"),
+        *("penstock.engine.single", "penstock.engine.source", "penstock.engine.workflow", "penstock.planning"),
+        *("penstock.rules.entries", "penstock.rules.identity", "penstock.simulator", "penstock.jobs"),
+        # streams, forms of answers, errors, prices
+        *("penstock.streaming", "penstock.engine.stream", "penstock.engine.streamed_rows"),
+        *("penstock.providers.streams", "penstock.engine.structured", "penstock.rules.schema"),
+        *("penstock.providers.failures", "penstock.providers.error_bodies", "penstock.providers.error_kinds"),
+        "penstock.rules.cost",
+        # what these bring along
+        *("sqlite3", "mmap", "shutil", "pathlib", "hashlib", "html", "random", "statistics", "tempfile"),
+    ]
+)
+
+
+def test_the_client_loads_what_its_first_call_needs() -> None:
+    """All that a plain call over HTTP needs is there after the import, and nothing of what only others need."""
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_CALL], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    imported, later = (set(line.split()[1:]) for line in done.stdout.splitlines())
+    assert {"penstock.client", "penstock.engine.call", "penstock.providers.plain"} <= imported
+    assert (imported | later) & (NOT_FOR_A_FIRST_CALL | set(HEAVY)) == set()
+    assert {name for name in later if name.startswith("penstock")} == set()
+
+
+def test_what_a_first_call_can_do_without_is_named_as_it_is() -> None:
+    """A module that went by another name would never be found among those that were loaded."""
+    ours = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in ALL_FILES}
+    names = {name.removesuffix(".__init__") for name in ours}
+    assert {name for name in NOT_FOR_A_FIRST_CALL if name.startswith("penstock.")} <= names
 
 
 # -- packages

@@ -18,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from penstock import planning
-from penstock.client import Asking, Client
+from penstock.client import Client
 from penstock.edges.ledger import LedgerFile, RunRecord
 from penstock.engine.gate import Rules
 from penstock.engine.source import raw_rows
@@ -28,6 +28,7 @@ from penstock.planning import Forecast, simulation
 from penstock.planning.sample import Sampler, shape_of
 from penstock.planning.words import BATCH_SERVICES
 from penstock.records import HttpCall, Request, Result, Usage
+from penstock.rules.asking import Asking
 from penstock.rules.cost import Rates, cost_of
 from penstock.rules.forecast import Range
 from penstock.rules.tally import Tally

@@ -19,13 +19,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from penstock.client import Client as AsyncClient
-from penstock.client import Prompt
 from penstock.records import Chunk, Response, Result, RowChunk, Structured
 from penstock.streaming import Stream as AsyncStream
 
 if TYPE_CHECKING:
     from penstock.edges.functions import Function
     from penstock.planning import Forecast
+    from penstock.rules.asking import Prompt
 
 T = TypeVar("T")
 

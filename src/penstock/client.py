@@ -9,41 +9,31 @@ A Client belongs to one event loop. People share limits by sharing the Client.
 
 from __future__ import annotations
 
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    Iterable,
-    Mapping,
-)
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from penstock.access import Access
 from penstock.edges.functions import Function, require_workflow
-from penstock.edges.ledger import LedgerFile, has_ledger
 from penstock.edges.prices import GenaiPrices
-from penstock.engine.run import Run
-from penstock.engine.source import raw_rows
-from penstock.engine.stream import OnBreak, Streaming
-from penstock.engine.streamed_rows import HandOver, StreamedRequests, interleaved
-from penstock.engine.structured import answer, send
-from penstock.engine.workflow import Prompt as Prompt  # noqa: PLC0414  told again for whoever imports it from here
-from penstock.launching import Launcher
+from penstock.launching import Launcher, send
 from penstock.options import Lane, Limits, Retry, Timeouts
 from penstock.ports import Clock, Ledger, Prices, Transport
-from penstock.recording import close_run, results_of
 from penstock.records import Response, Result, RowChunk, Structured
-from penstock.rules.asking import Asking as Asking  # noqa: PLC0414  told again for whoever imports it from here
+from penstock.rules.asking import Asking, Prompt
 from penstock.rules.hedge import Hedging
-from penstock.rules.schema import form_of
-from penstock.rules.tally import Tally
-from penstock.streaming import Stream
+from penstock.rules.tally import Tally, Uncounted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from penstock.engine.run import Run
+    from penstock.engine.stream import OnBreak, Streaming
     from penstock.planning import Forecast
+    from penstock.rules.schema import Form
+    from penstock.streaming import Stream
 
 T = TypeVar("T")
 
@@ -56,6 +46,7 @@ class Client(Launcher):
     Without `max_concurrency`, how many go at once follows the limits, or where there are none, what the server can use.
     `hedge` sends a request again that is slower than nearly all, at most two in a hundred; both may be billed.
     `stream_end` is for a server that leaves out `[DONE]`: `finish_reason` or `close` is the least that ends its streams well.
+    With more than one of `processes`, so many others do the sending, on cores of their own; limits, retries and ledger stay here.
     `transport`, `clock` and `prices` replace the world, for tests. Raises `UsageError` for what cannot be right.
     """
 
@@ -72,6 +63,7 @@ class Client(Launcher):
         deadline: float | None = None,
         hedge: bool = False,
         stream_end: str | None = None,
+        processes: int = 1,
         transport: Transport | None = None,
         clock: Clock | None = None,
         prices: Prices | None = None,
@@ -86,10 +78,12 @@ class Client(Launcher):
             transport=transport,
             clock=clock,
             stream_end=stream_end,
+            processes=processes,
         )
         retry = Retry(max_retries=max_retries, deadline=deadline)
         super().__init__(access, retry, Hedging() if hedge else None, prices or GenaiPrices(access.service.name))
-        self._runs: dict[Run, LedgerFile | None] = {}
+        self._runs: dict[Run, Callable[[], Awaitable[None]]] = {}
+        """What is under way, and how it is closed."""
 
     def __repr__(self) -> str:
         account = self._access.account
@@ -108,7 +102,8 @@ class Client(Launcher):
     async def aclose(self) -> None:
         """End runs that are still open, then close every connection. Calling it twice does no harm."""
         while self._runs:
-            await close_run(*self._runs.popitem())
+            _, close = self._runs.popitem()
+            await close()
         await self._access.aclose()
 
     @overload
@@ -146,6 +141,9 @@ class Client(Launcher):
         request = self._request(prompt, system, model, params)
         if response_model is None:
             return await send(await self.caller(lane), request)
+        from penstock.engine.structured import answer
+        from penstock.rules.schema import form_of
+
         form = form_of(response_model)
         return await answer(partial(send, await self.caller(lane)), request, form, self._service.native, repairs)
 
@@ -164,6 +162,9 @@ class Client(Launcher):
         Until the first chunk it is tried again as `generate` does. A break after it is raised, or, with `on_break="restart"`,
         a chunk says `restarted` and the answer begins anew.
         """
+        from penstock.engine.stream import Streaming
+        from penstock.streaming import Stream
+
         request = self._request(prompt, system, model, params)
 
         async def begin() -> Streaming:
@@ -188,6 +189,8 @@ class Client(Launcher):
         retry_failed: bool = False,
         max_cost: float | None = None,
         lane: Lane | None = None,
+        response_model: Any = None,
+        repairs: int = 2,
     ) -> AsyncGenerator[Result, None]:
         """One `Result` for each row, as they complete, or in input order if `ordered`.
 
@@ -197,9 +200,17 @@ class Client(Launcher):
         all of them (a refused key, no credit) raises `RunStopped`, and the same call with the same ledger goes on later.
         `max_cost` is in US dollars: it is reserved before sending, and the run stops before it would be exceeded. Where several
         runs share the client, turns are shared by the weights of their lanes.
+
+        With a `response_model` each row's answer is asked for, checked and repaired as by `generate`, and `result.value` is
+        one; `result.calls` tells how many answers were dropped, and attempts, usage and cost count these too.
         """
         asking = Asking(prompt=prompt, system=system, params=dict(params or {}))
         choices: dict[str, Any] = {"ordered": ordered, "dedupe": dedupe, "retry_failed": retry_failed}
+        if response_model is not None:
+            from penstock.rules.schema import form_of
+
+            form = choices["form"] = form_of(response_model)
+            choices["work"] = self.structured(asking, form, repairs, retry_failed=retry_failed)
         async with aclosing(self._results(rows, asking, ledger, max_cost, lane, **choices)) as results:
             async for result in results:
                 yield result
@@ -224,6 +235,8 @@ class Client(Launcher):
         no chunks. While nothing is taken the rows under way wait, and hold back their sockets. A row that breaks off after
         its first piece fails, or, with `on_break="restart"`, begins anew with a chunk that says `restarted`.
         """
+        from penstock.engine.streamed_rows import HandOver, StreamedRequests, interleaved
+
         asking = Asking(prompt=prompt, system=system, params=dict(params or {}))
         hand = HandOver[RowChunk | Result]()
         choices: dict[str, Any] = {"dedupe": dedupe, "retry_failed": retry_failed}
@@ -243,18 +256,21 @@ class Client(Launcher):
         retry_failed: bool = False,
         max_cost: float | None = None,
         lane: Lane | None = None,
+        tally: Tally | None = None,
     ) -> AsyncGenerator[Result, None]:
         """One `Result` for each row, whose `value` is what `async def function(row, llm)` gave back for it.
 
         Inside it `llm.generate` asks as `Client.generate` does. With a `ledger` each answer is recorded before the function
         gets it; where a run is cut, the same call runs what is left again, and answers that are recorded come from there.
         A `RequestError` that the function lets through is its row's error, and so is any other exception, as `WorkflowFailed`.
-        All else is as with `map`; `docs/workflows.md` has more.
+        A `tally` is kept up to date for whoever shows how far the run is. All else is as with `map`; `docs/workflows.md`
+        has more.
         """
         require_workflow(function)
-        asking = Asking()
-        choices: dict[str, Any] = {"ordered": ordered, "retry_failed": retry_failed}
-        choices["work"] = self.workflow(function, asking, retry_failed=retry_failed)
+        asking, tally = Asking(), tally or Tally()
+        choices: dict[str, Any] = {"ordered": ordered, "retry_failed": retry_failed, "tally": tally}
+        told = {"called": tally.called, "tells_recorded": True}
+        choices["work"] = self.workflow(function, asking, retry_failed=retry_failed, **told)
         async with aclosing(self._results(rows, asking, ledger, max_cost, lane, function, **choices)) as results:
             async for result in results:
                 yield result
@@ -267,9 +283,13 @@ class Client(Launcher):
         max_cost: float | None,
         lane: Lane | None,
         function: Function | None = None,
+        tally: Tally | None = None,
+        form: Form | None = None,
         **choices: Any,
     ) -> AsyncGenerator[Result, None]:
         """What becomes of the rows; `choices` are those of `start`."""
+        from penstock.engine.source import raw_rows
+        from penstock.recording import results_of
 
         async def start(store: Ledger | None, *, look_up: bool) -> Run:
             if max_cost is not None:
@@ -277,10 +297,15 @@ class Client(Launcher):
             self.check_max_cost(max_cost)
             scope = self.scope(lane, max_cost, store)
             more: dict[str, Any] = {"ledger": store, "look_up": look_up, **choices}
-            return await self.start(raw_rows(rows), asking, Tally(), scope, **more)
+            return await self.start(raw_rows(rows), asking, tally or Uncounted(), scope, **more)
 
         asking.template()
-        return results_of(start, ledger, self.options(asking, function), self._runs)
+        results = results_of(start, ledger, self.options(asking, function, form), self._runs)
+        if form is None:
+            return results
+        from penstock.engine.structured_rows import with_values
+
+        return with_values(results, form)
 
     async def gather(self, prompts: Iterable[Any], **options: Any) -> list[Result]:
         """All results in input order; takes what `map` takes."""
@@ -303,6 +328,5 @@ class Client(Launcher):
         from penstock import planning
 
         asking = Asking(prompt=prompt, system=system, params=dict(params or {}))
-        recorded = ledger is not None and has_ledger(Path(ledger))
-        past = await planning.past_in(Path(ledger)) if ledger is not None and recorded else planning.NO_PAST
+        past = planning.NO_PAST if ledger is None else await planning.past_in(ledger)
         return await planning.plan(self.conditions(), self.render(asking), planning.given(rows), past=past)

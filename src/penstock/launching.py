@@ -16,25 +16,33 @@ from penstock.edges.functions import Function, identity_of, trace_of
 from penstock.edges.prices import GenaiPrices
 from penstock.engine.call import Caller
 from penstock.engine.gate import Scope
-from penstock.engine.run import Plan, Run, Work
-from penstock.engine.single import SingleRequests
-from penstock.engine.workflow import Flow, Prompt, Workflow
-from penstock.engine.workflow import identity_of as digest_of_flow
 from penstock.errors import UsageError
 from penstock.options import BATCH, INTERACTIVE, Lane, Patience, Retry, positive
 from penstock.ports import Ledger, Observer, Prices
 from penstock.providers.openai import ChatCompletions
-from penstock.recording import spent
-from penstock.records import RawRow, Request, Row, Usage
-from penstock.rules.asking import Asking
+from penstock.records import RawRow, Request, Response, Row, Usage
+from penstock.rules.asking import Asking, Prompt
 from penstock.rules.hedge import Hedging
 from penstock.rules.retry import Policy
 from penstock.rules.spending import Spending
-from penstock.rules.tally import Tally
+from penstock.rules.tally import Uncounted
 from penstock.rules.template import WORKFLOW_KEYS, Template
 
 if TYPE_CHECKING:
+    from penstock.engine.run import Run, Work
+    from penstock.engine.workflow import Workflow
     from penstock.planning import Conditions
+    from penstock.rules.schema import Form
+
+
+async def send(caller: Caller, request: Request) -> Response:
+    """The answer to one request; raises its error."""
+    account = caller.account
+    outcome = await caller.call(request, account.provider.encode(request, request.model or account.model))
+    if outcome.error is not None:
+        raise outcome.error
+    assert outcome.response is not None
+    return outcome.response
 
 
 class Launcher:
@@ -52,7 +60,7 @@ class Launcher:
             account=await self._access.open(),
             policy=Policy(max_retries=self._retry.max_retries, patient=False),
             scope=Scope(lane or INTERACTIVE),
-            observer=observer or Tally(),
+            observer=observer or Uncounted(),
             deadline=self._retry.deadline,
             hedging=self._hedging,
             patience=patience,
@@ -86,25 +94,35 @@ class Launcher:
         scope: Scope | None = None,
         *,
         ledger: Ledger | None = None,
-        work: Callable[[Caller, Callable[[RawRow], Row], Prices], Work] = SingleRequests,
+        work: Callable[[Caller, Callable[[RawRow], Row], Prices], Work] | None = None,
         **choices: Any,
     ) -> Run:
-        """A run over rows that are read already, in a `scope` of `scope()`; `choices` are fields of `engine.run.Plan`."""
+        """A run over rows that are read already, in a `scope` of `scope()`; `choices` are fields of `engine.run.Plan`.
+
+        `work` is what is done for each row: one request unless said otherwise.
+        """
+        from penstock.engine.run import Plan, Run
+        from penstock.engine.single import SingleRequests
+
         policy = Policy(max_retries=self._retry.max_retries)
         single = await self.caller(observer=observer)
         caller = msgspec.structs.replace(single, policy=policy, scope=scope or Scope(), marks=ledger)
         await self.load_prices()
         plan = Plan(
             caller=caller,
-            work=work(caller, self.render(asking), self._prices),
+            work=(work or SingleRequests)(caller, self.render(asking), self._prices),
             workers=self._access.workers,
             ledger=ledger,
             **choices,
         )
-        return Run(plan, rows)
+        run = Run(plan, rows)
+        self._access.watch(run)
+        return run
 
     def scope(self, lane: Lane | None, max_cost: float | None, ledger: Ledger | None) -> Scope:
         """What a run may spend in US dollars, less what the ledger says was spent, and the lane of its rows."""
+        from penstock.recording import spent
+
         usd, unknown_sends = spent(ledger)
         spending = None if max_cost is None else Spending(max_cost, self._prices.cost, usd, unknown_sends)
         return Scope(lane or BATCH, spending)
@@ -125,14 +143,22 @@ class Launcher:
 
     def render(self, asking: Asking) -> Callable[[RawRow], Row]:
         """The rule that turns a raw row into one that is ready to be sent; it raises `InputError`."""
-        template = asking.template()
-        return lambda raw: self._access.own(template.row(raw), None, raw.where)
+        template, own = asking.template(), self._access.own
+
+        def ready(raw: RawRow) -> Row:
+            row = template.row(raw)
+            return row if row.request.model is None else own(row, None, raw.where)
+
+        return ready
 
     def workflow(self, function: Function, asking: Asking, **choices: Any) -> Callable[..., Workflow]:
         """The `work` of `start` that runs a function over each row; `choices` are fields of `engine.workflow.Flow`.
 
         `asking` has the system message and the parameters of requests that name none of their own.
         """
+        from penstock.engine.workflow import Flow, Workflow
+        from penstock.engine.workflow import identity_of as digest_of_flow
+
         template = asking.template(WORKFLOW_KEYS)
 
         def request_of(prompt: Prompt, system: str | None, model: str | None, params: dict[str, Any]) -> Request:
@@ -150,10 +176,35 @@ class Launcher:
         )
         return lambda caller, *_: Workflow(flow, caller)
 
-    def options(self, asking: Asking, function: Function | None = None) -> dict[str, Any]:
+    def structured(self, asking: Asking, form: Form, repairs: int, **choices: Any) -> Callable[..., Workflow]:
+        """The `work` of `start` that asks for an answer of this form for each row; `choices` are as with `workflow`.
+
+        Raises `UsageError` for a number of repairs that is none, and where `asking` has a form of its own.
+        """
+        from penstock.engine.structured import require_whole
+        from penstock.engine.structured_rows import StructuredRows, accepted_answer, identity_of
+        from penstock.engine.workflow import Flow
+        from penstock.rules.schema import require_no_other_form
+
+        require_whole(repairs)
+        require_no_other_form(asking.params)
+        flow = Flow(
+            function=accepted_answer(form, repairs),
+            identity=identity_of(form),
+            row_of=self.render(asking),
+            request_of=lambda request, *_: request,
+            trace=trace_of,
+            prices=self._prices,
+            native=self._service.native,
+            **choices,
+        )
+        return lambda caller, *_: StructuredRows(flow, caller)
+
+    def options(self, asking: Asking, function: Function | None = None, form: Form | None = None) -> dict[str, Any]:
         """What shapes the requests of a run, by name: part of its identity."""
         asked = {"provider": self._service.name, "model": self.model} | msgspec.structs.asdict(asking)
-        return asked if function is None else asked | identity_of(function)
+        of_function = identity_of(function) if function is not None else {}
+        return asked | of_function | ({"response_model": form.schema} if form is not None else {})
 
     @property
     def prices(self) -> Prices:

@@ -6,8 +6,9 @@ It decides which run of a file a client goes on with; it sends nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,12 +56,15 @@ class Start(Protocol):
 
 
 async def results_of(
-    start: Start, ledger: str | Path | Ledger | None, options: dict[str, Any], under_way: dict[Run, LedgerFile | None]
+    start: Start,
+    ledger: str | Path | Ledger | None,
+    options: dict[str, Any],
+    under_way: dict[Run, Callable[[], Awaitable[None]]],
 ) -> AsyncGenerator[Result, None]:
     """The results of a run; a ledger that is named by its path is opened for it, and closed at the end.
 
-    While it is `under_way` it stands there: an iterator that is abandoned is closed whenever the loop gets to it, and closing
-    the client must not wait for that.
+    While it is `under_way` it stands there, with what closes both: an iterator that is abandoned is closed whenever the loop
+    gets to it, and closing the client must not wait for that.
     """
     store = await ledger_for(ledger, options)
     own = store if isinstance(store, LedgerFile) and store is not ledger else None
@@ -71,17 +75,17 @@ async def results_of(
         if own is not None:
             await own.aclose()
         raise
-    under_way[run] = own
+    close = under_way[run] = partial(_close, run, own)
     try:
         async with aclosing(run.results()) as results:
             async for result in results:
                 yield result
     finally:
         under_way.pop(run, None)
-        await close_run(run, own)
+        await close()
 
 
-async def close_run(run: Run, own_ledger: LedgerFile | None) -> None:
+async def _close(run: Run, own_ledger: LedgerFile | None) -> None:
     """End a run, then close the ledger that was opened for it."""
     try:
         await run.aclose()

@@ -201,7 +201,8 @@ class Result(msgspec.Struct, frozen=True):
     `ended` is when the row was over, in Unix seconds, of a result out of a ledger (None where an older version recorded it).
 
     A row of a workflow has `calls` and, unless it failed, the `value` that its function gave back; `attempts`, `ambiguous`
-    and `cost` are sums over its calls then.
+    and `cost` are sums over its calls then. So it is for a row with a `response_model`, whose `value` is one and is that of
+    its `response`.
     """
 
     index: int

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.cli import screen
+from penstock.jobs import progress
 from tests.kit.command import Command, Recorder, json_lines, read_lines, snapshot
 
 REFUSED = {
@@ -78,7 +78,7 @@ def test_a_line_without_a_terminal_says_what_the_run_waits_for(
     option: str, limit: str, name: str, penstock: Command, provider: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The binding limit in a person's words and the seconds until the next request: `requests a minute, next in 0.4 s`."""
-    monkeypatch.setattr(screen, "PLAIN_LINE_SECONDS", 0.02)
+    monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0.02)
     ran = penstock(*run_over(provider.base_url, 12, option, limit, "--max-tokens", "10"))
     assert ran.status == 0, ran.err
     assert re.search(rf"\d+/12 rows: .* · waits for {name}, next in \d+\.\d s$", ran.err, re.MULTILINE)
@@ -89,7 +89,7 @@ def test_a_run_that_waits_for_nothing_says_so_by_silence(
     penstock: Command, provider: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lines of progress without a limit name none."""
-    monkeypatch.setattr(screen, "PLAIN_LINE_SECONDS", 0.001)
+    monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0.001)
     ran = penstock(*run_over(provider.base_url, 60, "--max-concurrency", "4"))
     assert ran.status == 0, ran.err
     assert "/60 rows: " in ran.err

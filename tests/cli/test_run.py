@@ -327,16 +327,16 @@ def test_progress_off_a_terminal_is_plain_lines(
     penstock: Command, monkeypatch: pytest.MonkeyPatch, provider: Recorder
 ) -> None:
     """A line with the counts now and then, without control characters; none with --no-progress."""
-    from penstock.cli import screen
+    from penstock.jobs import progress
 
-    plain = screen.figures
+    plain = progress.figures
 
-    def figures(view: screen.View, rate: float) -> str:
+    def figures(view: progress.View, rate: float) -> str:
         provider.released.set()  # the answers wait until there was a line
         return plain(view, rate)
 
-    monkeypatch.setattr(screen, "PLAIN_LINE_SECONDS", 0.001)
-    monkeypatch.setattr(screen, "figures", figures)
+    monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0.001)
+    monkeypatch.setattr(progress, "figures", figures)
     provider.hold_from = 1
     prompts(*PROMPTS)
     ran = penstock(*run_over(provider.base_url))

@@ -15,12 +15,12 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from tests.kit.environment import environment, told_by
 from tests.kit.simulated import Simulated, simulated
+from tests.kit.threaded import Handler, threaded
 
 KEY = "sk-conformance-5d1e0a7c"
 """Long enough for the gateway to take it."""
@@ -130,33 +130,14 @@ def obedient() -> Iterator[Obedient]:
     """An obedient provider on loopback, in threads."""
     provider = Obedient()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    class Wished(Handler):
+        def answer(self, body: bytes) -> None:
+            status, headers, told = provider.answer(json.loads(body))
+            self.tell(json.dumps(told).encode(), status, headers)
 
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, headers, told = provider.answer(body)
-            data = json.dumps(told).encode()
-            self.send_response(status)
-            for name, value in {**headers, "Content-Type": "application/json"}.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the library's
-            """Nobody reads a log."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        provider.base_url = f"http://127.0.0.1:{server.server_port}/v1"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield provider
-        finally:
-            server.shutdown()
-            thread.join()
+    with threaded(Wished) as base_url:
+        provider.base_url = base_url
+        yield provider
 
 
 CONFIGURATION = """

@@ -29,15 +29,7 @@ PRINTED = "localhost:8000"
 SERVE = re.compile(r"^penstock serve (-m .*)$", re.MULTILINE)
 CURL = re.compile(r"^ *(curl (?:.*\\\n)*.*)$", re.MULTILINE)
 CLIENT = re.compile(r"^```python\n(from openai import OpenAI\n.*?)^```$", re.MULTILINE | re.DOTALL)
-ROUTES = {
-    "/generate",
-    "/generate/stream",
-    "/generate/batch",
-    "/v1/models",
-    "/v1/chat/completions",
-    "/v1/files",
-    "/v1/batches",
-}
+NOT_IN_THE_DOCUMENT = {"GET /openapi.json"}
 QUESTION = "Why is the sky blue?"
 ROW = {
     "custom_id": "mine-1",
@@ -45,6 +37,7 @@ ROW = {
     "url": "/v1/chat/completions",
     "body": {"model": "gpt-5-mini", "messages": [{"role": "user", "content": QUESTION}]},
 }
+NEVER_ANSWERED = json.dumps(ROW).replace(QUESTION, "[[simulate:stall]]")
 
 
 class Told(NamedTuple):
@@ -65,7 +58,11 @@ class Shell:
         self.port = int(gateway.url.rpartition(":")[2])
         self.folder = folder
         self.ids = {"file-": "", "batch_": ""}
-        (folder / "questions.jsonl").write_text(json.dumps(ROW) + "\n")
+        self.write(json.dumps(ROW))
+
+    def write(self, row: str) -> None:
+        """The file that is uploaded from now on."""
+        (self.folder / "questions.jsonl").write_text(f"{row}\n")
 
     def __call__(self, command: str) -> Told:
         command = self.here(command)
@@ -104,7 +101,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     [options] = SERVE.findall(README)
     with simulated() as provider:
         env = {"OPENAI_API_KEY": "sk-right"}
-        where = ["--base-url", provider.base_url, "--data", str(tmp_path / "data")]
+        where = ["--base-url", provider.base_url, "--data", str(tmp_path / "data"), "--grace", "1"]
         with serving(*shlex.split(options), *where, env=env) as gateway:
             yield Shell(gateway, tmp_path)
     assert gateway.failures == []
@@ -115,22 +112,75 @@ def route(command: str) -> str:
     return re.findall(rf"{PRINTED}(\S*)", command)[0]
 
 
-def test_every_curl_of_the_readme(shell: Shell) -> None:
-    """A curl for each route; all are answered, with what the text around them promises."""
-    told = {route(command): shell(command) for command in CURL.findall(README)}
-    assert set(told) == ROUTES
-    assert {path: answer.status for path, answer in told.items()} == dict.fromkeys(ROUTES, 200)
-    assert told["/generate"].json["generated_text"] == expected_text(QUESTION)
-    assert told["/generate/stream"].body.startswith('data: {"text":"')
-    assert told["/generate/stream"].body.endswith("data: [DONE]\n\n")
-    lines = [json.loads(line) for line in told["/generate/batch"].body.splitlines()]
+def operation(command: str) -> str:
+    """What a curl asks for, with its method."""
+    told = re.search(r" -X (\w+)", command)
+    sends = " -d " in command or " -F " in command
+    return f"{told[1] if told is not None else 'POST' if sends else 'GET'} {route(command)}"
+
+
+def operations(document: Any) -> set[str]:
+    """All that a server has, as patterns of `operation`."""
+    found = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
+    return {re.sub(r"\\{\w+\\}", "[^/]+", re.escape(known)) for known in found | NOT_IN_THE_DOCUMENT}
+
+
+@pytest.fixture
+def told(shell: Shell) -> dict[str, Told]:
+    """The answers to the curls of the README, typed in their order. The batch that one cancels is another, which lasts."""
+    commands = {operation(command): command for command in CURL.findall(README)}
+    told = {}
+    for asked, command in commands.items():
+        if asked.endswith("/cancel"):
+            assert at_its_end(shell)["request_counts"] == {"total": 1, "completed": 1, "failed": 0}
+            shell.write(NEVER_ANSWERED)
+            shell(commands["POST /v1/files"])
+            shell(commands["POST /v1/batches"])
+        told[asked] = shell(command)
+    return told
+
+
+def test_the_readme_has_a_curl_for_each_route(told: dict[str, Told]) -> None:
+    """Of all that the server itself says that it has; each is answered well."""
+    assert {answer.status for answer in told.values()} == {200}
+    patterns = operations(told["GET /openapi.json"].json)
+    assert {pattern for pattern in patterns if not any(re.fullmatch(pattern, asked) for asked in told)} == set()
+    assert len(patterns) == len(told)
+
+
+def test_the_curls_of_the_readme_give_what_it_promises(told: dict[str, Told]) -> None:
+    """Answers to the questions in them."""
+    assert told["POST /generate"].json["generated_text"] == expected_text(QUESTION)
+    assert told["POST /generate/stream"].body.startswith('data: {"text":"')
+    assert told["POST /generate/stream"].body.endswith("data: [DONE]\n\n")
+    lines = [json.loads(line) for line in told["POST /generate/batch"].body.splitlines()]
     assert sorted(line["index"] for line in lines) == [0, 1]
     assert all(line["error"] is None for line in lines)
-    assert [model["id"] for model in told["/v1/models"].json["data"]] == ["gpt-5-mini"]
-    [choice] = told["/v1/chat/completions"].json["choices"]
+    assert [model["id"] for model in told["GET /v1/models"].json["data"]] == ["gpt-5-mini"]
+    assert told["GET /v1/models/gpt-5-mini"].json["id"] == "gpt-5-mini"
+    [choice] = told["POST /v1/chat/completions"].json["choices"]
     assert choice["message"]["content"] == expected_text(QUESTION)
-    assert told["/v1/batches"].json["input_file_id"] == told["/v1/files"].json["id"]
-    assert at_its_end(shell)["request_counts"] == {"total": 1, "completed": 1, "failed": 0}
+    assert [told[f"GET /{name}"].json["status"] for name in ("healthz", "readyz")] == ["ok", "ok"]
+    assert "penstock_requests_total{" in told["GET /metrics"].body
+
+
+def test_the_curls_on_files_and_batches_go_together(told: dict[str, Told]) -> None:
+    """What was uploaded is answered, listed, read and deleted; a batch that lasts is cancelled."""
+    file, batch = told["POST /v1/files"].json["id"], told["POST /v1/batches"].json
+    assert batch["input_file_id"] == file
+    assert told["GET /v1/batches/batch_..."].json["id"] == batch["id"]
+    assert [listed["id"] for listed in told["GET /v1/batches"].json["data"]] == [batch["id"]]
+    assert file in {listed["id"] for listed in told["GET /v1/files"].json["data"]}
+    assert told["GET /v1/files/file-..."].json["id"] == file
+    assert json.loads(told["GET /v1/files/file-.../content"].body) == ROW
+    cancelled = told["POST /v1/batches/batch_.../cancel"].json
+    assert cancelled["id"] != batch["id"]
+    assert cancelled["status"] in ("cancelling", "cancelled")
+    assert told["DELETE /v1/files/file-..."].json == {
+        "id": cancelled["input_file_id"],
+        "object": "file",
+        "deleted": True,
+    }
 
 
 def at_its_end(shell: Shell) -> Any:

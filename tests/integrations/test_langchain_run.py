@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from penstock.errors import UsageError
 from penstock.integrations.langchain import ChatPenstock, run
 from penstock.integrations.langchain.runs import digest_of, models_of
+from penstock.jobs import progress
 from penstock.options import Limits
 from penstock.records import Result
 from penstock.simulator.behaviour import Settings, expected_text
@@ -188,6 +189,58 @@ async def test_as_many_rows_at_once_as_was_said(server: Server) -> None:
 
     await all_of(run(RunnableLambda(counted) | two_steps(model_for(server)), ROWS, max_concurrency=3))
     assert most == 3
+
+
+class Watched:
+    """The lines of progress, each as soon as can be; `views` is where they had their figures. `told` is set by the first."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.views: list[progress.View] = []
+        self.told = asyncio.Event()
+        self._figures = progress.figures
+        monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0.0)
+        monkeypatch.setattr(progress, "figures", self.figures)
+
+    def figures(self, view: progress.View, rate: float) -> str:
+        self.views.append(view)
+        self.told.set()
+        return self._figures(view, rate)
+
+    async def hold(self, row: Any) -> Any:
+        """A step that nothing passes before there was a line."""
+        await self.told.wait()
+        return row
+
+
+async def test_progress_is_told_on_standard_error(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows of how many, and what they took; rows out of the ledger count. Without `progress` nothing is said."""
+    watched = Watched(monkeypatch)
+    chain, ledger = RunnableLambda(watched.hold) | two_steps(model_for(server)), tmp_path / "a.ledger"
+    await all_of(run(chain, ROWS, ledger=ledger, progress=True))
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("0/40 rows: 0 ok · 0 failed · ")
+    tally = watched.views[-1].tally
+    assert (tally.done, tally.sent, tally.reused) == (40, 80, 0)
+    assert tally.totals.output_tokens > 40 * 20
+    await all_of(run(chain, ROWS, ledger=ledger))
+    assert capsys.readouterr() == ("", "")
+    await all_of(run(chain, (row for row in [*ROWS, {"text": "one more"}]), ledger=ledger, progress=True))
+    assert capsys.readouterr().err.startswith("0 rows: 0 ok")
+    again = watched.views[-1].tally
+    assert (again.done, again.sent, again.reused) == (41, 2, 40)
+
+
+async def test_progress_ends_with_the_run(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with one that is left early: no task goes on telling of it."""
+    watched = Watched(monkeypatch)
+    before = asyncio.all_tasks()
+    async with aclosing(run(RunnableLambda(watched.hold) | model_for(server), ROWS, progress=True)) as results:
+        await anext(results)
+    assert watched.views
+    assert {task for task in asyncio.all_tasks() - before if "progress" in repr(task)} == set()
 
 
 class Labels(BaseModel):

@@ -10,14 +10,14 @@ import http.client
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
 from urllib.parse import urlsplit
 
 from penstock.simulator.behaviour import Plan, Settings, Simulator
 from penstock.simulator.server import Server, serve
-from tests.kit.journey import PATIENCE_SECONDS
+from tests.kit.journey import PATIENCE_SECONDS, finish, under_way
 
 
 class RecordingSimulator(Simulator):
@@ -49,7 +49,11 @@ class RecordingSimulator(Simulator):
         if whole and plan.outcome == "answered":
             self.answered.append(plan.digest)
             if len(self.answered) == self._kill_after:
-                os.kill(self._client.get(timeout=PATIENCE_SECONDS), signal.SIGKILL)
+                os.kill(self.victim(self._client.get(timeout=PATIENCE_SECONDS)), signal.SIGKILL)
+
+    def victim(self, client: int) -> int:
+        """Which process is killed: the client itself."""
+        return client
 
 
 class RecordingProvider:
@@ -61,6 +65,16 @@ class RecordingProvider:
         self._server = server
         self._loop = loop
         self._stop = asyncio.Event()
+
+    def sitting(self, run: Sequence[object], kill_after: int | None = None) -> tuple[int, str]:
+        """`penstock RUN`, to its end or to the kill after so many answers: its exit status, and what it told."""
+        self.simulator.begin(kill_after)
+        with under_way(*run) as process:
+            if kill_after is not None:
+                self.simulator.client_is(process.pid)
+            ended = finish(process)
+        self.settle()
+        return ended
 
     def settle(self) -> None:
         """Return once everything that a dead client had sent is on record.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.kit.journey import penstock, write_input, wrong_lines
 from tests.kit.simulated import simulated
 
@@ -14,13 +16,15 @@ UNANSWERED = ("reset", "truncate", "stall")
 """After these the provider may have done the work, and no answer came."""
 
 
-def test_every_row_gets_its_own_answer_and_every_send_is_accounted_for(tmp_path: Path) -> None:
-    """Exit 0; the client's account and the provider's own are the same, send for send."""
+@pytest.mark.parametrize("processes", [1, 3])
+def test_every_row_gets_its_own_answer_and_every_send_is_accounted_for(tmp_path: Path, processes: int) -> None:
+    """Exit 0; the client's account and the provider's own are the same, send for send, however many processes send."""
     output, summary = tmp_path / "out.jsonl", tmp_path / "summary.json"
     rates = [f"--fault={name}={rate}" for name, rate in FAULTS.items()]
     with simulated(*rates, "--retry-after", "0.05", "--seed", "4") as provider:
         run = ["run", write_input(tmp_path / "in.jsonl", ROWS), "-o", output, "-m", "custom/m", "--no-progress"]
-        done = penstock(*run, "--base-url", provider.base_url, "--timeout", 3, "--summary", summary)
+        run += ["--base-url", provider.base_url, "--timeout", 3, "--summary", summary, "--processes", processes]
+        done = penstock(*run)
         seen = provider.stats()
     assert done.returncode == 0, done.stderr
     assert wrong_lines(output, ROWS) == []

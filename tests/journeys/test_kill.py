@@ -22,12 +22,10 @@ from tests.journeys.recording import RecordingProvider, recording
 from tests.kit.journey import (
     SEED,
     answered_rows,
-    finish,
     marked_rows,
     note,
     penstock,
     prompt_of,
-    under_way,
     write_input,
     wrong_lines,
 )
@@ -65,24 +63,19 @@ class Session(msgspec.Struct, frozen=True):
 class Journey:
     """One run over many sittings, on one OUTPUT, against one provider."""
 
-    def __init__(self, folder: Path, provider: RecordingProvider) -> None:
+    def __init__(self, folder: Path, provider: RecordingProvider, *options: object) -> None:
         self.output = folder / "out.jsonl"
         self.summary = folder / "summary.json"
         self._scratch = folder / "scratch"
         self._provider = provider
         self._run = ["run", write_input(folder / "in.jsonl", ROWS), "-o", self.output, "-m", "custom/m"]
         self._run += ["--base-url", provider.base_url, "--max-concurrency", CONCURRENCY, "--no-progress"]
-        self._run += ["--summary", self.summary]
+        self._run += ["--summary", self.summary, *options]
 
     def sit(self, kill_after: int | None = None) -> tuple[int, str, Session]:
         """Start or resume, to the end or to the kill; returns exit status, what was told, and the evidence."""
         simulator = self._provider.simulator
-        simulator.begin(kill_after)
-        with under_way(*self._run) as process:
-            if kill_after is not None:
-                simulator.client_is(process.pid)
-            status, told = finish(process)
-        self._provider.settle()
+        status, told = self._provider.sitting(self._run, kill_after)
         session = Session(
             arrived=Counter(map(INDEX_OF.__getitem__, simulator.arrived)),
             answered=Counter(map(INDEX_OF.__getitem__, simulator.answered)),
@@ -92,13 +85,13 @@ class Journey:
         return status, told, session
 
 
-def _answers_before_each_kill(seed: int) -> list[int]:
-    """The distances between `KILLS` different places, drawn among the answers of the whole run."""
-    places = sorted(Random(seed).sample(range(1, LAST_KILL), KILLS))
+def answers_before_each_kill(seed: int, kills: int) -> list[int]:
+    """The distances between so many different places, drawn among the answers of the whole run."""
+    places = sorted(Random(seed).sample(range(1, LAST_KILL), kills))
     return [place - before for before, place in zip([0, *places], places, strict=False)]
 
 
-def _check_death(session: Session, before: set[int]) -> None:
+def check_death(session: Session, before: set[int]) -> None:
     """What must hold on the disk after each kill; `before` is what was recorded when the session began."""
     sent = set(session.arrived)
     assert before <= session.recorded, "a recorded answer is gone"
@@ -110,19 +103,23 @@ def _check_death(session: Session, before: set[int]) -> None:
 
 
 @pytest.mark.timeout(300 + 3 * KILLS)
+@pytest.mark.parametrize(("processes", "kills"), [(1, KILLS), (2, KILLS // 10)])
 def test_kills_lose_no_answer_and_pay_for_none_twice_unseen(
-    tmp_path: Path, record_property: Callable[[str, object], None]
+    tmp_path: Path, record_property: Callable[[str, object], None], processes: int, kills: int
 ) -> None:
-    """Each row stands once in OUTPUT with its own answer; every answer paid for twice is one that `verify` counts."""
+    """Each row stands once in OUTPUT with its own answer; every answer paid for twice is one that `verify` counts.
+
+    Those that send for the run are gone with it: the provider sees no connection of theirs any more.
+    """
     note(record_property, PENSTOCK_SEED=SEED)
     with recording(THINKING) as provider:
-        journey = Journey(tmp_path, provider)
+        journey = Journey(tmp_path, provider, "--processes", processes)
         sessions: list[Session] = []
         recorded: set[int] = set()
-        for kill_after in _answers_before_each_kill(SEED):
+        for kill_after in answers_before_each_kill(SEED, kills):
             status, told, session = journey.sit(kill_after)
             assert status == -signal.SIGKILL, told
-            _check_death(session, recorded)
+            check_death(session, recorded)
             assert not journey.output.exists()
             recorded = session.recorded
             sessions.append(session)
@@ -131,10 +128,10 @@ def test_kills_lose_no_answer_and_pay_for_none_twice_unseen(
     assert not last.marked
     assert not set(last.arrived) & recorded
     assert wrong_lines(journey.output, ROWS) == []
-    _check_account(journey, [*sessions, last])
+    check_account(journey, [*sessions, last])
 
 
-def _check_account(journey: Journey, sessions: list[Session]) -> None:
+def check_account(journey: Journey, sessions: list[Session]) -> None:
     arrived = sum((session.arrived for session in sessions), Counter())
     answered = sum((session.answered for session in sessions), Counter())
     cut = Counter(row for session in sessions for row in session.cut)

@@ -22,7 +22,7 @@ import pytest
 
 from penstock.simulator.behaviour import Settings, Spread, expected_text, prompt_digest
 from tests.journeys.recording import RecordingProvider, recording
-from tests.kit.journey import INDEX_MASK, SEED, beside, finish, marked_rows, note, penstock, row_id, under_way
+from tests.kit.journey import INDEX_MASK, SEED, beside, marked_rows, note, penstock, row_id
 
 STEPS = 2
 CONCURRENCY = 32
@@ -72,12 +72,7 @@ class Journey:
     def sit(self, kill_after: int | None = None) -> tuple[int, str, Session]:
         """Start or resume, to the end or to the kill."""
         simulator = self._provider.simulator
-        simulator.begin(kill_after)
-        with under_way(*self._run) as process:
-            if kill_after is not None:
-                simulator.client_is(process.pid)
-            status, told = finish(process)
-        self._provider.settle()
+        status, told = self._provider.sitting(self._run, kill_after)
         session = Session(
             arrived=Counter(map(self._by_prompt.__getitem__, simulator.arrived)),
             answered=Counter(map(self._by_prompt.__getitem__, simulator.answered)),

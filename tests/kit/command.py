@@ -10,13 +10,13 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from penstock.cli import status_of
+from tests.kit.threaded import Handler, threaded
 
 PROGRAM = (sys.executable, "-m", "penstock")
 PATIENCE_SECONDS = 30.0
@@ -158,38 +158,24 @@ def recorder(hold_from: int | None = None) -> Iterator[Recorder]:
     """A recording provider on loopback, in threads; what it holds is released at the end of the block."""
     kept = Recorder(hold_from)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Asked(Handler):
         def setup(self) -> None:
             kept.connections += 1
             super().setup()
 
-        def do_POST(self) -> None:
-            answer = kept.answer(self.rfile.read(int(self.headers["Content-Length"])))
+        def answer(self, body: bytes) -> None:
+            told = kept.answer(body)
             try:
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
+                self.tell(told)
             except OSError:
                 self.close_connection = True  # the client has given up waiting
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the library's
-            """Nobody reads a log."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        kept.base_url = f"http://127.0.0.1:{server.server_port}/v1"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with threaded(Asked) as base_url:
+        kept.base_url = base_url
         try:
             yield kept
         finally:
             kept.released.set()
-            server.shutdown()
-            thread.join()
 
 
 def json_lines(rows: Iterable[Any]) -> bytes:

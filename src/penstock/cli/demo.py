@@ -33,9 +33,10 @@ Example:
 @click.option("--no-progress", is_flag=True, help="Show no progress.")
 def demo(no_progress: bool) -> int:
     from penstock.cli.session import Telling, run_job
-    from penstock.client import Asking, Client
+    from penstock.client import Client
     from penstock.edges.files import check_output
     from penstock.jobs import Job, ledger_of
+    from penstock.rules.asking import Asking
 
     check_output(INPUT, OUTPUT, ledger_exists=ledger_of(OUTPUT).exists())
     _write_topics(Path(INPUT))

@@ -9,9 +9,10 @@ import click
 from penstock.cli.options import asking_of, limit_options, limits_of, model_options, patience_options, row_options
 
 if TYPE_CHECKING:
-    from penstock.client import Asking, Client
+    from penstock.client import Client
     from penstock.edges.files import Input
     from penstock.planning import Past
+    from penstock.rules.asking import Asking
 
 _HELP = """Tell what a run of INPUT would take: requests, tokens, money and time, each
 as low, likely and high; what sets the time, and what would shorten it. Nothing

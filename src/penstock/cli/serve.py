@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 KEY_VARIABLE = "PENSTOCK_SERVER_KEY"
 CONFIG = "penstock.toml"
 _OF_THE_SERVER = frozenset({"config", "host", "port", "data", "key", "hosts", "grace"})
+_OF_A_MODEL = (
+    *("rpm", "tpm", "input_tpm", "output_tpm", "rpd", "share"),
+    *("max_concurrency", "max_retries", "timeout", "deadline"),
+)
+"""What the command line and a model's table in the file call by the same name."""
 
 _HELP = """Serve models over HTTP: POST /generate, and the OpenAI API with chat, models, files and batches.
 
@@ -103,19 +108,7 @@ def _named_models(given: dict[str, Any]) -> dict[str, Any]:
     from penstock.server.settings import Endpoint, Served
 
     endpoint = "command line" if given["base_url"] is not None else None
-    served = Served(
-        endpoint=endpoint,
-        rpm=given["rpm"],
-        tpm=given["tpm"],
-        input_tpm=given["input_tpm"],
-        output_tpm=given["output_tpm"],
-        rpd=given["rpd"],
-        share=given["share"],
-        max_concurrency=given["max_concurrency"],
-        max_retries=given["max_retries"],
-        timeout=given["timeout"],
-        deadline=given["deadline"],
-    )
+    served = Served(endpoint=endpoint, **{name: given[name] for name in _OF_A_MODEL})
     endpoints = {endpoint: Endpoint(base_url=given["base_url"])} if endpoint is not None else {}
     return {"models": dict.fromkeys(given["models"], served), "endpoints": endpoints}
 

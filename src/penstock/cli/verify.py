@@ -19,7 +19,8 @@ Example:
 @click.argument("output", metavar="OUTPUT")
 def verify(output: str) -> int:
     from penstock import jobs
-    from penstock.cli.screen import calls_told, money
+    from penstock.cli.screen import calls_told
+    from penstock.jobs.progress import money
 
     found = jobs.verify(output)
     click.echo(f"{found.rows:,} rows = {found.ok:,} ok + {found.failed:,} failed + {found.left:,} left")

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+from penstock.edges._sqlite import connect, found_in, transaction
 from penstock.errors import RunStopped, UsageError
 from penstock.rules.batches import BATCH_ID, ENDED, FILE_ID, File, Kept
 
@@ -276,15 +277,8 @@ class BatchStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _disk_trouble():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+        with _disk_trouble(), transaction(self._connection):
+            yield
 
 
 @contextmanager
@@ -336,30 +330,22 @@ def _locked(path: Path) -> int:
 def _connected(path: Path) -> sqlite3.Connection:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-        try:
-            _set_up(connection, path)
-        except BaseException:
-            connection.close()
-            raise
+        return connect(path, _set_up)
     except sqlite3.OperationalError as error:
         raise RunStopped("disk", f"{path} cannot be opened ({error})") from error
     except (sqlite3.DatabaseError, OSError) as error:
         raise UsageError(f"{path} cannot be used ({error}): move it away, or name another folder by --data") from error
-    return connection
 
 
 def _set_up(connection: sqlite3.Connection, path: Path) -> None:
-    kind = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if tables and (kind, version) != (APPLICATION, VERSION):
+    found = found_in(connection)
+    if found.tables and (found.application, found.version) != (APPLICATION, VERSION):
         raise UsageError(
             f"{path} is another program's, or of another version of Penstock: name another folder by --data"
         )
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "fullfsync=1", "checkpoint_fullfsync=1"):
         connection.execute(f"PRAGMA {pragma}")
-    if not tables:
+    if not found.tables:
         connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable
 
@@ -14,7 +13,13 @@ class SystemClock:
     # As they are, not wrapped: each is asked several times a call.
     now = staticmethod(time.monotonic)
     wall = staticmethod(time.time)
-    random = staticmethod(random.random)
+
+    @staticmethod
+    def random() -> float:
+        # Asked for after a failure only.
+        from random import random
+
+        return random()
 
     def call_at(self, when: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_later(max(0.0, when - time.monotonic()), callback)

@@ -12,7 +12,6 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
-from hashlib import blake2b
 from importlib import import_module
 from textwrap import dedent
 from types import CodeType, ModuleType
@@ -109,6 +108,8 @@ def _source_digest(function: Any) -> str:
         content = dedent(inspect.getsource(function)).encode()
     except (OSError, TypeError):  # typed at a prompt: there is no file to read
         content = repr(_code_of(inspect.unwrap(function).__code__)).encode()
+    from hashlib import blake2b  # it brings OpenSSL's whole table of digests
+
     return blake2b(content, digest_size=8).hexdigest()
 
 

@@ -12,10 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from penstock.records import Usage
-from penstock.rules.cost import Rates, Tiers
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelPrice, TieredPrices
+
+    from penstock.rules.cost import Tiers
 
 Pricing: TypeAlias = Callable[[Usage], float | None]
 
@@ -74,6 +75,8 @@ def _pricing_of(provider: str | None, model: str) -> Pricing:
 
 def _tiers(prices: ModelPrice) -> Tiers | None:
     """The rates of tokens, by tier; None where something else counts too, or a rate is missing."""
+    from penstock.rules.cost import Rates, Tiers
+
     fresh, output = getattr(prices, "input_mtok", None), getattr(prices, "output_mtok", None)
     if fresh is None or output is None or any(getattr(prices, name, None) is not None for name in _FURTHER_RATES):
         return None
@@ -82,13 +85,13 @@ def _tiers(prices: ModelPrice) -> Tiers | None:
     starts = sorted({tier.start for price in three for tier in getattr(price, "tiers", ())})
     return Tiers(
         starts=tuple(starts),
-        rates=tuple(_rates_at(three, input_tokens) for input_tokens in (0, *(start + 1 for start in starts))),
+        rates=tuple(Rates(**_rates_at(three, input_tokens)) for input_tokens in (0, *(start + 1 for start in starts))),
     )
 
 
-def _rates_at(three: Iterable[Decimal | TieredPrices], input_tokens: int) -> Rates:
+def _rates_at(three: Iterable[Decimal | TieredPrices], input_tokens: int) -> dict[str, float]:
     fresh, output, cached = (float(_rate_at(price, input_tokens)) for price in three)
-    return Rates(input=fresh, output=output, cached=cached)
+    return {"input": fresh, "output": output, "cached": cached}
 
 
 def _rate_at(price: Decimal | TieredPrices, input_tokens: int) -> Decimal:

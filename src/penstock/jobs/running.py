@@ -9,7 +9,7 @@ from itertools import islice, takewhile
 from typing import Any
 
 from penstock.access import reviver
-from penstock.client import Asking, Client
+from penstock.client import Client
 from penstock.edges.files import OutputFile
 from penstock.edges.ledger import LedgerReader
 from penstock.engine.run import Run
@@ -17,6 +17,7 @@ from penstock.errors import RunStopped, UsageError
 from penstock.jobs.preparing import Job, Prepared
 from penstock.ports import Sink
 from penstock.records import RawRow, Result
+from penstock.rules.asking import Asking
 from penstock.rules.entries import to_result
 from penstock.rules.identity import ANSWERED, REFUSED
 from penstock.rules.lines import output_line

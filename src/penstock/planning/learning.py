@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.edges.ledger import LedgerReader
+from penstock.edges.ledger import LedgerReader, has_ledger
 from penstock.planning.sample import Recorded, Sampler
 from penstock.ports import Ledger
 from penstock.records import Entry
@@ -43,8 +43,11 @@ def past_of(ledger: Ledger) -> Past:
     return Past(ledger.state, read)
 
 
-async def past_in(path: Path) -> Past:
-    """The past that a ledger's latest run holds, also while that run is under way. Raises `UsageError` where there is none."""
+async def past_in(ledger: str | Path) -> Past:
+    """The past that a ledger's latest run holds, also while that run is under way; `NO_PAST` where there is no such ledger."""
+    path = Path(ledger)
+    if not has_ledger(path):
+        return NO_PAST
     states = await asyncio.to_thread(_states, path)
 
     async def read(indexes: Sequence[int]) -> list[Entry | None]:

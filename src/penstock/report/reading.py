@@ -16,9 +16,9 @@ from penstock.edges.ledger import LedgerReader, RunRecord
 from penstock.errors import RequestError
 from penstock.records import Call, Entry, Usage
 from penstock.report.course import Course, Latencies
-from penstock.rules.entries import Sums, sums_in, to_result
+from penstock.rules.entries import sums_in, to_result
 from penstock.rules.identity import ANSWERED
-from penstock.rules.tally import Totals
+from penstock.rules.tally import Sums, Totals
 
 MOST_FAILURES = 50
 EXAMPLES = 5

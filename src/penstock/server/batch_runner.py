@@ -17,13 +17,14 @@ from typing import Any
 
 import msgspec
 
-from penstock.client import Asking, Client
+from penstock.client import Client
 from penstock.edges.batches import New
 from penstock.edges.ledger import LedgerFile
 from penstock.engine.run import Run, to_its_end
 from penstock.errors import InputError, PenstockError, RequestError, RunStopped
 from penstock.ports import Clock
 from penstock.records import Result
+from penstock.rules.asking import Asking
 from penstock.rules.batch_lines import InputCheck, Reason
 from penstock.rules.batches import (
     ENDED,

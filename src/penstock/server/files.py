@@ -33,6 +33,8 @@ FORM = {
         "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
     },
 }
+UPLOAD = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}}
+CONTENT: Documented = {200: {"description": "The content", "content": {"application/octet-stream": {}}}}
 ERRORS = error_schema(400, 401, 404, 421, 500, 507)
 UPLOAD_ERRORS = error_schema(400, 401, 408, 413, 415, 421, 500, 503, 507)
 
@@ -51,19 +53,16 @@ class FileList(msgspec.Struct, frozen=True):
 
 def routes(keeping: Keeping, most_bytes: int) -> APIRouter:
     """Upload, list, retrieve, content, delete; `most_bytes` is how large an upload may be."""
-    router = APIRouter(tags=["files"])
-    body = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}}
+    router = APIRouter(tags=["files"], default_response_class=FrameworkResponse)
 
-    @router.post(
-        "/v1/files", response_class=FrameworkResponse, responses=documented("File") | UPLOAD_ERRORS, openapi_extra=body
-    )
+    @router.post("/v1/files", responses=documented("File") | UPLOAD_ERRORS, openapi_extra=UPLOAD)
     async def upload_file(request: Request) -> FrameworkResponse:
         """Upload the input of a batch: JSON lines, as multipart/form-data. It is kept for 30 days, or as `expires_after` says."""
         visit: Visit = request.scope["penstock.visit"]
         uploaded = await receive(visit, keeping, most_bytes)
         return told(await _add(keeping, visit.guest.key_name, uploaded))
 
-    @router.get("/v1/files", response_class=FrameworkResponse, responses=documented("FileList") | ERRORS)
+    @router.get("/v1/files", responses=documented("FileList") | ERRORS)
     async def list_files(
         request: Request,
         after: str | None = None,
@@ -80,22 +79,18 @@ def routes(keeping: Keeping, most_bytes: int) -> APIRouter:
             raise unknown_cursor() from error
         return told(FileList(*paged(files, limit)))
 
-    @router.get("/v1/files/{file_id}", response_class=FrameworkResponse, responses=documented("File") | ERRORS)
+    @router.get("/v1/files/{file_id}", responses=documented("File") | ERRORS)
     async def retrieve_file(file_id: str, request: Request) -> FrameworkResponse:
         """What is known of a file."""
         return told(await find_file(keeping, owner_of(request), file_id))
 
-    content: Documented = {200: {"description": "The content", "content": {"application/octet-stream": {}}}}
-
-    @router.get("/v1/files/{file_id}/content", response_class=FrameworkResponse, responses=content | ERRORS)
+    @router.get("/v1/files/{file_id}/content", responses=CONTENT | ERRORS)
     async def retrieve_file_content(file_id: str, request: Request) -> FrameworkResponse:
         """The bytes of a file."""
         file = await find_file(keeping, owner_of(request), file_id)
         return await _download(keeping.store.content_path(file.id))
 
-    @router.delete(
-        "/v1/files/{file_id}", response_class=FrameworkResponse, responses=documented("FileDeleted") | ERRORS
-    )
+    @router.delete("/v1/files/{file_id}", responses=documented("FileDeleted") | ERRORS)
     async def delete_file(file_id: str, request: Request) -> FrameworkResponse:
         """Forget a file. A batch that is under way keeps its input."""
         file = await find_file(keeping, owner_of(request), file_id)

@@ -9,12 +9,12 @@ import msgspec
 from fastapi import APIRouter, Body
 from pydantic import BaseModel, ConfigDict, Field
 
-from penstock.client import Asking
 from penstock.engine.source import raw_rows
 from penstock.engine.stream import Streaming
 from penstock.errors import RunStopped
 from penstock.records import Request as Asked
 from penstock.records import Response, Result
+from penstock.rules.asking import Asking
 from penstock.server.chat import DONE
 from penstock.server.gateway import EVENT_STREAM, passed_on
 from penstock.server.models import Model

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -15,13 +14,9 @@ from penstock.records import Call, Calls, Entry, Response, Result, Usage
 from penstock.rules.entries import to_entry
 from penstock.rules.identity import ANSWERED, FAILED, REFUSED
 from penstock.testing import MemoryLedger
+from tests.kit.ledgers import RECORD, digest
 
-RECORD = RunRecord(input_digest=b"d" * 16, options={"model": "m"}, rows=10)
 OTHER = RunRecord(input_digest=b"e" * 16, options={"model": "m"}, rows=10)
-
-
-def digest(name: int) -> bytes:
-    return name.to_bytes(16, "big")
 
 
 def call(index: int, name: int, *, occurrence: int = 0, number: int = 0, ambiguous: int = 0) -> Call:
@@ -48,19 +43,6 @@ def value(index: int, calls: Calls | None = None, request: int | None = None) ->
 def plain(calls: object) -> list[Call]:
     """Calls without their place in the ledger."""
     return [msgspec.structs.replace(found, number=0) for found in calls]  # type: ignore[attr-defined]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "out.jsonl.ledger"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[LedgerFile]:
-    ledger = LedgerFile(path)
-    ledger.begin(RECORD)
-    yield ledger
-    ledger.close()
 
 
 def reopened(path: Path, record: RunRecord = RECORD) -> LedgerFile:

@@ -7,13 +7,12 @@ import os
 import shutil
 import sqlite3
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from penstock.edges.ledger import LedgerFile, LedgerReader, RunRecord, set_aside
+from penstock.edges.ledger import LedgerFile, LedgerReader, set_aside
 from penstock.edges.ledger.lock import refuse_network_disk
 from penstock.edges.ledger.schema import place
 from penstock.errors import LedgerFailed, LedgerLocked, UsageError, request_error
@@ -21,12 +20,7 @@ from penstock.records import Entry, Response, Result, Usage
 from penstock.rules.entries import to_entry
 from penstock.rules.identity import ABSENT, ANSWERED, FAILED, REFUSED
 from penstock.testing import MemoryLedger
-
-RECORD = RunRecord(input_digest=b"d" * 16, options={"model": "m"}, rows=10)
-
-
-def digest(index: int) -> bytes:
-    return index.to_bytes(16, "big")
+from tests.kit.ledgers import RECORD, digest
 
 
 def answered(index: int, *, request: int | None = None, ambiguous: int = 0) -> Entry:
@@ -38,19 +32,6 @@ def answered(index: int, *, request: int | None = None, ambiguous: int = 0) -> E
 def given_up(index: int, *, ambiguous: int = 0, refused: bool = False) -> Entry:
     error = request_error("invalid_request" if refused else "timeout", "no")
     return to_entry(Result(index, index, error=error, attempts=2, ambiguous=ambiguous), digest(index))
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "out.jsonl.ledger"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[LedgerFile]:
-    ledger = LedgerFile(path)
-    ledger.begin(RECORD)
-    yield ledger
-    ledger.close()
 
 
 def reopened(path: Path, resend: frozenset[int] = frozenset({FAILED})) -> LedgerFile:

@@ -13,8 +13,8 @@ import asyncio
 import inspect
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator
-from contextlib import aclosing, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sized
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -24,6 +24,7 @@ from langchain_core.load.serializable import Serializable
 from langchain_core.messages.base import TextAccessor
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
+from penstock.client import Client
 from penstock.errors import UsageError
 from penstock.integrations.langchain.chat import ChatPenstock
 from penstock.integrations.langchain.clients import Clients, Settings, shared
@@ -31,6 +32,7 @@ from penstock.integrations.langchain.rows import Llm, RunRow, current_row, of_on
 from penstock.options import Lane, positive
 from penstock.ports import Ledger
 from penstock.records import Result
+from penstock.rules.tally import Tally
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _NOBODY = Settings(model="custom/none", base_url="http://127.0.0.1:9/v1")
@@ -49,6 +51,7 @@ async def run(
     lane: Lane | None = None,
     model: ChatPenstock | None = None,
     config: RunnableConfig | None = None,
+    progress: bool = False,
 ) -> AsyncGenerator[Result, None]:
     """One `Result` for each input, as they complete (in order if `ordered`); its `value` is what the chain gave, as JSON.
 
@@ -56,7 +59,8 @@ async def run(
     which `max_concurrency` go through the chain at once. A row that raises is a result with an `error`. With a `ledger` each
     answer of a ChatPenstock in the chain is recorded before the next step sees it, and a run that was cut goes on where it
     was, by the same call. After a change of the chain its rows are run again, and what they ask as before comes from the
-    ledger. The limits are those of the ChatPenstock in the chain, or of the `model` that is given.
+    ledger. The limits are those of the ChatPenstock in the chain, or of the `model` that is given. `progress` shows on
+    standard error how far the run is, as `penstock run` does.
 
     Raises `UsageError` for what cannot be right, and `RunStopped` where all rows are doomed (a refused key, no credit).
     """
@@ -73,11 +77,20 @@ async def run(
         finally:
             current_row.reset(token)
 
-    function = partial(through, chain_digest=digest_of(chain))
+    function, client, tally = partial(through, chain_digest=digest_of(chain)), clients.here(), Tally()
     options: dict[str, Any] = {"ordered": ordered, "retry_failed": retry_failed, "max_cost": max_cost, "lane": lane}
-    async with aclosing(clients.here().run(function, inputs, ledger=ledger, **options)) as results:
+    results = client.run(function, inputs, ledger=ledger, tally=tally, **options)
+    async with _shown(client, tally, inputs) if progress else nullcontext(), aclosing(results):
         async for result in results:
             yield result
+
+
+def _shown(
+    client: Client, tally: Tally, inputs: Iterable[Any] | AsyncIterable[Any]
+) -> AbstractAsyncContextManager[None]:
+    from penstock.jobs.progress import shown, view_of
+
+    return shown(view_of(client, tally, len(inputs) if isinstance(inputs, Sized) else None))
 
 
 def _plain(value: Any) -> Any:
