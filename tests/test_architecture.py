@@ -261,7 +261,7 @@ NOT_FOR_A_FIRST_CALL = frozenset(
         *("penstock.streaming", "penstock.engine.stream", "penstock.engine.streamed_rows"),
         *("penstock.providers.streams", "penstock.engine.structured", "penstock.rules.schema"),
         *("penstock.providers.failures", "penstock.providers.error_bodies", "penstock.providers.error_kinds"),
-        "penstock.rules.cost",
+        *("penstock.rules.cost", "penstock.edges.processes"),
         # what these bring along
         *("sqlite3", "mmap", "shutil", "pathlib", "hashlib", "html", "random", "statistics", "tempfile"),
     ]

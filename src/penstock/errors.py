@@ -88,7 +88,7 @@ class LedgerLocked(UsageError):
 class RunStopped(PenstockError):
     """The run ended early, on purpose, with everything recorded: run the same command again once the cause is gone.
 
-    `reason` is one of auth, billing, not_found, unreachable, unavailable, disk.
+    `reason` is one of auth, billing, not_found, unreachable, unavailable, disk, process.
     """
 
     def __init__(self, reason: str, message: str) -> None:
