@@ -11,6 +11,7 @@ import resource
 from collections.abc import Mapping, Sequence
 from typing import IO
 
+from penstock.edges._loop import loop_factory
 from penstock.errors import UsageError
 
 RARE_COLLECTIONS = (20_000, 50, 1_000)
@@ -63,12 +64,7 @@ def runner() -> asyncio.Runner:
     """
     gc.freeze()
     gc.set_threshold(*RARE_COLLECTIONS)
-    try:
-        import uvloop
-    except ImportError:  # Windows has none
-        return asyncio.Runner()
-    # Never by installing a policy, which asyncio is giving up.
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    return asyncio.Runner(loop_factory=loop_factory())
 
 
 def is_terminal(stream: IO[str] | None) -> bool:

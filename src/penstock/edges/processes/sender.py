@@ -14,6 +14,7 @@ import traceback
 from contextlib import suppress
 from typing import cast
 
+from penstock.edges._loop import loop_factory
 from penstock.edges.http import forbid_network
 from penstock.edges.http.connection import StaleConnection
 from penstock.edges.processes.direct import DirectAnswer, DirectTransport
@@ -205,7 +206,7 @@ async def _serve(sock: socket.socket) -> None:
 def main(descriptor: int) -> None:
     """Serve the parent at the other end of this descriptor; never returns."""
     _yield_to_others()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(socket.socket(fileno=descriptor)))
 
 
@@ -217,12 +218,3 @@ def _yield_to_others() -> None:
     if sys.platform == "linux":
         with suppress(OSError):  # a sandbox may forbid it
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-
-
-def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
-    """uvloop where there is one; never by installing a policy, which asyncio is giving up."""
-    try:
-        import uvloop
-    except ImportError:  # Windows has none
-        return None
-    return uvloop.Loop
