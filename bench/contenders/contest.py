@@ -13,7 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -140,9 +140,11 @@ def _cpu_seconds() -> float:
 
 def _children() -> list[str]:
     """Processes that this one started and has not seen off."""
-    return [
-        child for thread in Path("/proc/self/task").iterdir() for child in (thread / "children").read_text().split()
-    ]
+    children: list[str] = []
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):  # the thread has come to its end meanwhile
+            children += (thread / "children").read_text().split()
+    return children
 
 
 def _peak_mb() -> float:
