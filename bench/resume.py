@@ -18,11 +18,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from penstock import jobs
-from penstock.client import Asking, Client
+from penstock import Client, jobs
 from penstock.edges.files import open_input
 from penstock.edges.ledger import LedgerFile, RunRecord
 from penstock.records import Entry, RawRow, Result
+from penstock.rules.asking import Asking
 from penstock.rules.entries import to_entry
 from penstock.rules.identity import request_digest
 from penstock.testing import completion

@@ -17,11 +17,10 @@ import msgspec
 from penstock.edges.clock import SystemClock
 from penstock.edges.environment import api_key as key_of
 from penstock.edges.environment import connection_cap, raise_descriptor_limit
-from penstock.edges.http import HttpTransport
-from penstock.edges.http.resolver import Resolver
+from penstock.edges.http import HttpTransport, network_is_forbidden
 from penstock.engine.attempt import Account
 from penstock.engine.gate import Gate, Rules
-from penstock.errors import InputError, LoopMismatch, NotSent, UsageError
+from penstock.errors import InputError, LoopMismatch, UsageError
 from penstock.options import Limits, Timeouts
 from penstock.ports import Clock, Transport
 from penstock.providers.catalog import SERVICES, Service, bare_model, ending_streams_with, split_model
@@ -38,9 +37,6 @@ MOST_CONCURRENCY = 1_000
 
 NOWHERE = "http://127.0.0.1:9/v1"
 """Stands for an address that is not known yet, or not needed: a server of our own, or answers that are only read."""
-
-ELSEWHERE = ("192.0.2.1", 9)
-"""An address that is not of this machine (RFC 5737) and no name that would be looked up."""
 
 
 class Access:
@@ -159,7 +155,7 @@ class Access:
             self._processes,
             max_connections=self.max_concurrency,
             lost=self._stop,
-            loopback_only=await _network_is_forbidden(),
+            loopback_only=network_is_forbidden(),
         )
         await transport.open()
         return transport
@@ -239,12 +235,3 @@ async def _closing(transport: HttpTransport | ProcessTransport) -> AsyncIterator
         yield transport
     finally:
         await transport.aclose()
-
-
-async def _network_is_forbidden() -> bool:
-    """Whether the switch of `forbid_network` is set, which another process must be told of."""
-    try:
-        await Resolver().addresses(*ELSEWHERE)
-    except NotSent:
-        return True
-    return False

@@ -1,4 +1,4 @@
-"""One try: send the bytes, hear what the headers tell of the limits, read the answer. Nothing is tried twice here."""
+"""One answer, whole or as it comes: what its headers tell of the limits is heard, and it is read. Nothing is tried twice here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     model: str
 
 
-def read(account: Account, queue: Queue, answer: HttpAnswer, sent_at: float) -> Response:
+def read_answer(account: Account, queue: Queue, answer: HttpAnswer, sent_at: float) -> Response:
     """The response in an answer, once what it tells of limits is heard. Raises a typed `RequestError`."""
     _hear(account, queue, answer, sent_at)
     return account.provider.decode(answer, account.clock.wall())
@@ -40,7 +40,7 @@ def _hear(account: Account, queue: Queue, answer: HttpAnswer, sent_at: float) ->
         queue.governor.hear(now, sent_at, account.provider.limits(answer, account.clock.wall()))
 
 
-class attempt_streamed:  # noqa: N801  the counterpart of `attempt`, which is a function
+class StreamedAttempt:
     """One send whose answer is read as it comes: `pieces()` once, then `response()`, which raises what went wrong."""
 
     def __init__(self, account: Account, queue: Queue, call: HttpCall, *, relay: bool = False) -> None:

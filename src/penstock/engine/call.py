@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
-from penstock.engine.attempt import Account, read
+from penstock.engine.attempt import Account, read_answer
 from penstock.engine.gate import FOR_EVER, Ask, Queue, Scope, Ticket
 from penstock.errors import RequestError, RunStopped, request_error
 from penstock.options import Patience
@@ -23,9 +23,6 @@ from penstock.rules.estimate import script_of
 from penstock.rules.hedge import Hedging
 from penstock.rules.journey import FIRST, State, follow
 from penstock.rules.retry import TREATMENT, Policy, Tries, Verdict, stopped
-
-Call: TypeAlias = Coroutine[Any, Any, "Outcome"]
-"""One request under way."""
 
 FIRST_TRY = Verdict("again")
 DONE = Verdict("done")
@@ -85,7 +82,9 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     hedging: Hedging | None = None
     patience: Patience | None = None
 
-    def call(self, request: Request, body: bytes, index: int = 0, outcome: Outcome | None = None) -> Call:
+    def call(
+        self, request: Request, body: bytes, index: int = 0, outcome: Outcome | None = None
+    ) -> Coroutine[Any, Any, Outcome]:
         """The end of one request, once it is awaited. `body` is `request` encoded; `index` names the row in the marks.
 
         `outcome` is filled in as it goes, for who must know it even if the call is cancelled. Raises `RunStopped` where the run
@@ -129,7 +128,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         verdict = FIRST_TRY
         try:
             while verdict.action == "again":
-                if queue.governor.counts_tokens and (too_large := queue.too_large(passage.ask)) is not None:
+                if (too_large := queue.too_large(passage.ask)) is not None:
                     outcome.error, passage.state = too_large, follow(passage.state, "never fits")
                     break
                 ticket = self.enter_nowait(passage, verdict) or await self.enter(passage, verdict)
@@ -215,7 +214,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         try:
             answer = await account.transport.send(passage.call, account.timeouts)
             passage.outcome.headers = answer.headers
-            response = read(account, passage.queue, answer, ticket.at)
+            response = read_answer(account, passage.queue, answer, ticket.at)
         except RequestError as error:
             self.tell_of_failure(passage, ticket, error)
             raise

@@ -107,7 +107,7 @@ class Queue:
         """The error of a request that is larger than a whole limit of tokens: it would wait for ever."""
         governor = self.governor
         # No token has less than a byte; Bedrock's fivefold output is the dearest.
-        if ask.body_bytes + 5 * (ask.most_output or 0) < governor.smallest_limit:
+        if not governor.counts_tokens or ask.body_bytes + 5 * (ask.most_output or 0) < governor.smallest_limit:
             return None
         # An estimate that errs on the high side must not condemn a request.
         charge = governor.rule.before(self.estimator.lower(self.estimate(ask)))

@@ -110,7 +110,7 @@ class Run:
         self._plan = plan
         self._caller = plan.caller
         self._scope = plan.caller.scope
-        self._is_plain = plan.ledger is None and not plan.dedupe
+        self._needs_identity = plan.ledger is not None or plan.dedupe
         self._looks_first = plan.look_up or plan.dedupe
         self._draw = Draw(rows)
         self._room = Room(plan.workers * (1 + WAITING_PER_WORKER))
@@ -137,7 +137,6 @@ class Run:
                     async for result in results:
                         yield result
             else:
-                # Not a generator of its own: each more would be asked for every result.
                 while await self._some_certain():
                     while self._certain and self._failure is None:
                         yield self._certain.popleft()
@@ -259,12 +258,11 @@ class Run:
                 continue
             try:
                 # Before it is carried out: what a row holds may be changed by the function that it is given to.
-                digest = NO_REQUEST if self._is_plain else work.digest(task)
+                digest = work.digest(task) if self._needs_identity else NO_REQUEST
                 if self._looks_first:
                     await self._unless_known(task, digest)
                 else:
-                    result = await work.carry_out(task, self._recorder)
-                    self._finish(result, digest)
+                    self._finish(await work.carry_out(task, self._recorder), digest)
             except asyncio.CancelledError:
                 self._fail(RunStopped("closed", "a row was cancelled before its end: run it again to go on"))
                 raise

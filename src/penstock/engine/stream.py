@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from penstock.engine.attempt import attempt_streamed
+from penstock.engine.attempt import StreamedAttempt
 from penstock.engine.call import DONE, FIRST_TRY, Caller, Outcome
 from penstock.engine.gate import Ticket
 from penstock.errors import RequestError, RunStopped, request_error
@@ -108,8 +108,7 @@ class Streaming:
         passage, caller = self._passage, self._caller
         try:
             while self._verdict.action == "again":
-                queue = passage.queue
-                if queue.governor.counts_tokens and (too_large := queue.too_large(passage.ask)) is not None:
+                if (too_large := passage.queue.too_large(passage.ask)) is not None:
                     passage.outcome.error, passage.state = too_large, follow(passage.state, "never fits")
                     return
                 verdict = self._verdict
@@ -129,9 +128,7 @@ class Streaming:
             passage.state = follow(passage.state, "run stopped")
             raise
 
-    async def _begun(
-        self, reading: attempt_streamed, pieces: AsyncIterator[list[Chunk]], ticket: Ticket
-    ) -> list[Chunk]:
+    async def _begun(self, reading: StreamedAttempt, pieces: AsyncIterator[list[Chunk]], ticket: Ticket) -> list[Chunk]:
         """All that comes until an answer begins; until then nothing is told, so that the request may be tried again."""
         outcome, came = self.outcome, list[Chunk]()
         async for chunks in pieces:
@@ -144,13 +141,13 @@ class Streaming:
         return []
 
     @contextmanager
-    def _sending(self, ticket: Ticket) -> Iterator[attempt_streamed]:
+    def _sending(self, ticket: Ticket) -> Iterator[StreamedAttempt]:
         """One send, accounted for as `Caller` accounts for a whole answer; its slot is free again at the end."""
         passage, caller = self._passage, self._caller
         account, outcome = caller.account, passage.outcome
         caller.set_out(passage, ticket)
         try:
-            reading = attempt_streamed(account, passage.queue, passage.call, relay=self._relay)
+            reading = StreamedAttempt(account, passage.queue, passage.call, relay=self._relay)
             yield reading
             response = reading.response()
         except RequestError as error:

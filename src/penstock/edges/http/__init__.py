@@ -8,8 +8,8 @@ No redirects, no cookies, no compression: APIs need none of them, and what is ab
 """
 
 from penstock.edges.http.pool import Statistics
-from penstock.edges.http.resolver import forbid_network
+from penstock.edges.http.resolver import forbid_network, network_is_forbidden
 from penstock.edges.http.streaming import AnswerStream
 from penstock.edges.http.transport import HttpTransport
 
-__all__ = ["AnswerStream", "HttpTransport", "Statistics", "forbid_network"]
+__all__ = ["AnswerStream", "HttpTransport", "Statistics", "forbid_network", "network_is_forbidden"]

@@ -43,6 +43,11 @@ def forbid_network() -> Callable[[], None]:
     return lift
 
 
+def network_is_forbidden() -> bool:
+    """True while a ban holds; another process has to be told of it."""
+    return _forbidden > 0
+
+
 class Resolver:
     """Looks names up through the event loop; one look-up serves all who ask for the same name meanwhile."""
 

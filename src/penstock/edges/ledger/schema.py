@@ -42,7 +42,8 @@ INSERT INTO forgotten VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET sends = sends +
 COLUMNS = "position, state, request, meta, body, checksum"
 INSERT = f"INSERT OR REPLACE INTO results ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608  constants only
 ROWS_A_STATEMENT = (64, 16, 4, 1)
-"""SQLite's lock is asked for again after each statement: one for each row makes two threads wait for each other."""
+"""The interpreter's lock is let go of and asked for again at each statement: with one for each row the writer and the event loop
+keep waiting for each other."""
 
 INSERTS = {rows: INSERT + ", (?, ?, ?, ?, ?, ?)" * (rows - 1) for rows in ROWS_A_STATEMENT}
 PAGE = f"SELECT {COLUMNS} FROM results WHERE position >= ? AND position < ? ORDER BY position LIMIT ?"  # noqa: S608
